@@ -1,0 +1,268 @@
+"""What the span model reads: sentences with entities, label sets, vocabularies and batches. No torch here.
+
+Entities are ``(start, end, label)`` triples, half-open token offsets, and may nest.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from syn_pipelines.utils.errors import UserError
+
+Entity = tuple[int, int, str]
+
+OUTSIDE = "O"
+PAD_ID, UNKNOWN_ID = 0, 1
+# Feature columns by kind of text: every column gives one string a token, and has its own vocabulary.
+DENSE_COLUMNS = ("token", "bigram")
+SPACED_COLUMNS = ("token", "lower", "shape", "prefix2", "prefix3", "suffix2", "suffix3", "bigram")
+# Strings rarer than this share the unknown id: a pair of tokens seen once says nothing about any other sentence.
+MIN_COUNT = {"bigram": 2, "prefix2": 2, "prefix3": 2, "suffix2": 2, "suffix3": 2, "shape": 2}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Tokens and their entities, each ``0 <= start < end <= len(tokens)``."""
+
+    tokens: tuple[str, ...]
+    entities: tuple[Entity, ...] = ()
+
+    @classmethod
+    def from_record(cls, record: Mapping) -> Sentence:
+        """From ``{"text": [token], "entities": [{"start", "end", "entity"}]}``; duplicates are dropped, order kept.
+
+        Raises:
+            UserError: an entity lies outside the tokens or is empty.
+        """
+        tokens = tuple(record["text"])
+        found = [(e["start"], e["end"], e["entity"]) for e in record.get("entities", ())]
+        for start, end, label in found:
+            if not 0 <= start < end <= len(tokens):
+                raise UserError(
+                    f"entity {label} at [{start}, {end}) does not fit a sentence of {len(tokens)} tokens "
+                    f"({' '.join(tokens)[:60]!r}). Correct its offsets (end is exclusive)."
+                )
+        return cls(tokens, tuple(dict.fromkeys(found)))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Labels
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Target labels (predicted), then extension labels (learned beside them, never predicted); ``O`` is in neither.
+
+    counts: number of training spans by extension label, as the label file says; they set the loss weights.
+    """
+
+    targets: tuple[str, ...]
+    extensions: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise UserError("the label set holds no target label. Name at least one besides O.")
+        repeated = [name for name, n in Counter(self.names).items() if n > 1]
+        if repeated or OUTSIDE in self.names:
+            raise UserError(f"label {(repeated or [OUTSIDE])[0]!r} stands twice in the label set. Keep one of them.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All labels in the order of the model's score planes: targets first."""
+        return self.targets + self.extensions
+
+    def to_dict(self) -> dict[str, dict]:
+        """The label file: ``{"O": {"idx": 0, "count": -1, "is_target": true}, ...}``."""
+        rows = {OUTSIDE: {"idx": 0, "count": -1, "is_target": True}}
+        for idx, name in enumerate(self.names, start=1):
+            target = idx <= len(self.targets)
+            rows[name] = {"idx": idx, "count": -1 if target else self.counts.get(name, 1), "is_target": target}
+        return rows
+
+    @classmethod
+    def from_dict(cls, rows: Mapping[str, Mapping], source: str = "label file") -> LabelSet:
+        """The inverse of ``to_dict``; ``source`` names the file in errors.
+
+        Raises:
+            UserError: ``O`` is not first, a target follows an extension label, or a count is missing or below 1.
+        """
+        if next(iter(rows), None) != OUTSIDE:
+            raise UserError(f"{source}: the first label is {next(iter(rows), None)!r}, not 'O'. Put O first.")
+        targets, extensions, counts = [], [], {}
+        for name, row in list(rows.items())[1:]:
+            if not isinstance(row, Mapping) or not isinstance(row.get("is_target"), bool):
+                raise UserError(f"{source}: label {name!r} has no \"is_target\" true or false. Add it.")
+            if row["is_target"]:
+                if extensions:
+                    raise UserError(f"{source}: target label {name!r} stands after extension label "
+                                    f"{extensions[-1]!r}. Put all targets directly after O.")
+                targets.append(name)
+                continue
+            count = row.get("count")
+            if not isinstance(count, int) or count < 1:
+                raise UserError(f"{source}: extension label {name!r} has count {count!r}; it needs at least 1. "
+                                "Write the number of its spans, or remove the label.")
+            extensions.append(name)
+            counts[name] = count
+        return cls(tuple(targets), tuple(extensions), counts)
+
+    @classmethod
+    def from_targets(cls, names: Iterable[str]) -> LabelSet:
+        """From a plain list of labels as in labels.txt; ``O`` is skipped."""
+        return cls(tuple(name for name in names if name != OUTSIDE))
+
+    @classmethod
+    def read(cls, path: Path) -> LabelSet:
+        """A ``.json`` label file, or any other file as a list of target labels, one a line.
+
+        Raises:
+            UserError: missing file, broken JSON, or one of the mistakes of ``from_dict``.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such label file. Make it with s5_merge_data.py, or name another one.") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from None
+        if path.suffix != ".json":
+            return cls.from_targets(line.strip() for line in text.split("\n") if line.strip())
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{error.lineno}: broken JSON ({error.msg}). Make the file again.") from None
+        if not isinstance(rows, dict):
+            raise UserError(f"{path}:1: a label file holds one JSON object, this is a {type(rows).__name__}. "
+                            "Make the file again.")
+        return cls.from_dict(rows, str(path))
+
+
+def unknown_labels(sentences: Iterable[Sentence], labels: LabelSet) -> Counter[str]:
+    """Labels of the sentences that the label set does not hold, with their number of spans."""
+    known = set(labels.names)
+    return Counter(label for s in sentences for _, _, label in s.entities if label not in known)
+
+
+def has_nested(sentences: Iterable[Sentence], labels: Iterable[str]) -> bool:
+    """Whether two entities with these labels overlap anywhere (containment, crossing, or one span with two labels)."""
+    wanted = set(labels)
+    for sentence in sentences:
+        spans = sorted((s, e) for s, e, label in sentence.entities if label in wanted)
+        if any(following[0] < previous[1] for previous, following in zip(spans, spans[1:])):
+            return True
+    return False
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Features of the model that is trained from nothing
+
+
+def is_dense(sentences: Iterable[Sentence]) -> bool:
+    """Whether at least 95 % of the tokens are one code point, as in Chinese or Japanese data split by character."""
+    lengths = Counter(len(token) == 1 for sentence in sentences for token in sentence.tokens)
+    return lengths[True] >= 0.95 * max(1, lengths.total())
+
+
+def word_shape(token: str) -> str:
+    """Case and kind of the characters, runs shortened to two: ``McDonald's`` is ``XxXxx'x``, ``1998`` is ``dd``."""
+    shape: list[str] = []
+    for char in token:
+        kind = unicodedata.category(char)
+        mark = "X" if kind in ("Lu", "Lt") else "x" if kind == "Ll" else "d" if kind[0] == "N" else (
+            "c" if kind[0] == "L" else char)
+        if shape[-2:] != [mark, mark]:
+            shape.append(mark)
+    return "".join(shape)
+
+
+def feature_strings(tokens: Sequence[str], column: str) -> list[str]:
+    """The strings of one feature column, one a token. ``bigram`` joins a token with the next one (or the end).
+
+    Raises:
+        ValueError: unknown column.
+    """
+    if column == "token":
+        return list(tokens)
+    if column == "bigram":
+        return [f"{a}\t{b}" for a, b in zip(tokens, [*tokens[1:], ""])]
+    if column == "lower":
+        return [token.lower() for token in tokens]
+    if column == "shape":
+        return [word_shape(token) for token in tokens]
+    if column[:6] in ("prefix", "suffix") and column[6:].isdigit():
+        size = int(column[6:])
+        return [token[:size] if column[0] == "p" else token[-size:] for token in tokens]
+    raise ValueError(f"unknown feature column {column!r}")
+
+
+class Vocabulary:
+    """Feature columns and their known strings; ids 0 (padding) and 1 (unknown) come first in every column."""
+
+    def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
+        self.columns = {name: tuple(strings) for name, strings in columns.items()}
+        self._ids = {
+            name: {string: idx for idx, string in enumerate(strings, start=UNKNOWN_ID + 1)}
+            for name, strings in self.columns.items()
+        }
+
+    @classmethod
+    def build(cls, sentences: Sequence[Sentence], dense: bool | None = None) -> Vocabulary:
+        """All strings of the training sentences that are frequent enough, by falling frequency, then by name."""
+        names = DENSE_COLUMNS if (is_dense(sentences) if dense is None else dense) else SPACED_COLUMNS
+        columns = {}
+        for name in names:
+            counts = Counter(string for s in sentences for string in feature_strings(s.tokens, name))
+            kept = [string for string, n in counts.items() if n >= MIN_COUNT.get(name, 1)]
+            columns[name] = sorted(kept, key=lambda string: (-counts[string], string))
+        return cls(columns)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of ids by column, padding and unknown included."""
+        return {name: len(strings) + UNKNOWN_ID + 1 for name, strings in self.columns.items()}
+
+    def encode(self, tokens: Sequence[str]) -> list[list[int]]:
+        """Ids by column, then by token."""
+        return [
+            [ids.get(string, UNKNOWN_ID) for string in feature_strings(tokens, name)]
+            for name, ids in self._ids.items()
+        ]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """One epoch's batches of sentence indices: similar lengths together, a pure function of the arguments.
+
+    Sentences are shuffled, sorted by length within pools of 16 batches, cut into batches, and the batches are
+    shuffled. Every index appears exactly once; only the batch that ends a pool may be smaller than ``batch_size``.
+    """
+    rng = random.Random(f"{seed}:{epoch}")
+    order = rng.sample(range(len(lengths)), len(lengths))
+    pool_size = 16 * batch_size
+    batches: list[list[int]] = []
+    for first in range(0, len(order), pool_size):
+        pool = sorted(order[first : first + pool_size], key=lambda idx: lengths[idx])
+        batches += [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def chunked(items: Iterable, size: int) -> Iterator[list]:
+    """Consecutive lists of ``size`` items, the last one shorter; reads ahead no further than the list it gives."""
+    chunk: list = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

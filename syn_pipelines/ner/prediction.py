@@ -1,0 +1,51 @@
+"""Entities of new sentences: streaming, in input order, with constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from syn_pipelines.ner.data import chunked
+from syn_pipelines.ner.decoding import Span
+from syn_pipelines.ner.model import NerModel
+
+# Sentences read ahead, in batches: enough to put similar lengths together.
+POOL_BATCHES = 16
+
+
+def predict_stream(model: NerModel, sentences: Iterable[Sequence[str]], batch_size: int = 4) -> Iterator[list[Span]]:
+    """The entities of each sentence, in input order.
+
+    Sentences are read in pools of ``16 * batch_size`` and predicted by similar length; a sentence's entities do not
+    depend on its batch. Sentences without tokens have none.
+    """
+    for pool in chunked(sentences, POOL_BATCHES * batch_size):
+        order = sorted(range(len(pool)), key=lambda k: len(pool[k]))
+        found: list[list[Span]] = [[] for _ in pool]
+        for batch in chunked(order, batch_size):
+            for k, spans in zip(batch, model.predict([pool[k] for k in batch])):
+                found[k] = spans
+        yield from found
+
+
+class NerPredictor:
+    """A trained model, ready to be called with sentences as lists of tokens."""
+
+    def __init__(self, model: NerModel) -> None:
+        self.model = model.eval()
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, base: str | None = None, device: str = "cpu") -> NerPredictor:
+        """Load a model folder.
+
+        Args:
+            base: encoder (folder or hub id) that gives tokenizer and configuration where the folder lacks them.
+            device: as torch names it, such as ``cpu`` or ``cuda:0``.
+        Raises:
+            UserError: not a model folder, or one that is incomplete or broken.
+        """
+        return cls(NerModel.load(path, base=base, device=device))
+
+    def __call__(self, sentences: Iterable[Sequence[str]], batch_size: int = 4) -> Iterator[list[Span]]:
+        """See ``predict_stream``."""
+        return predict_stream(self.model, sentences, batch_size)

@@ -1,0 +1,168 @@
+"""Model folders: what is in them, written so that a folder appears complete or not at all. No pickle anywhere.
+
+    config.json        architecture, decode mode, threshold, format version
+    labels.json        the label file the model was trained with
+    model.safetensors  weights
+    vocab.json         feature columns and their strings (encoder trained from nothing)
+    encoder/           config and tokenizer of a pretrained encoder
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from syn_pipelines.ner.data import LabelSet, Vocabulary
+from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, ScratchEncoder, load_encoder, load_tokenizer
+from syn_pipelines.ner.model import HeadConfig, NerModel
+from syn_pipelines.utils.errors import UserError
+
+FORMAT = "syn_pipelines-ner"
+FORMAT_VERSION = 1
+CONFIG, LABELS, WEIGHTS, VOCABULARY, ENCODER = (
+    "config.json", "labels.json", "model.safetensors", "vocab.json", "encoder")
+
+
+def save_model(model: NerModel, folder: Path) -> Path:
+    """Write ``model`` to ``folder``, replacing a model that is there.
+
+    The files are written to a hidden folder beside it, flushed to disk and renamed. While an older model is replaced
+    it stands for a moment as ``.<name>.old``.
+
+    Raises:
+        UserError: ``folder`` is a file, or a folder that holds something other than a model.
+    """
+    if folder.exists() and not _may_replace(folder):
+        raise UserError(f"{folder}: exists and is not a model folder. Name another output folder, or remove it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir()
+    _write_files(model, fresh)
+    for path in sorted(fresh.rglob("*")):
+        _flush(path)
+    _flush(fresh)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def load_model(folder: Path, *, base: str | None = None, device: str = "cpu") -> NerModel:
+    """Read a model folder; the model comes back in eval mode on ``device``.
+
+    Args:
+        base: encoder that gives tokenizer and configuration where the folder lacks them.
+    Raises:
+        UserError: not a model folder, a file missing or broken, or label file and weights that do not fit together.
+    """
+    config = _read_config(folder)
+    labels = LabelSet.read(_existing(folder, LABELS))
+    if len(labels.names) != config["num_labels"]:
+        raise UserError(f"{folder / LABELS}: {len(labels.names)} labels besides O, but the model was trained with "
+                        f"{config['num_labels']}. Put back the label file of the training.")
+    weights_path = _existing(folder, WEIGHTS)
+    try:
+        head = HeadConfig(**config["head"])
+        encoder = _build_encoder(folder, config["encoder"], base)
+        model = NerModel(encoder, labels, head, decode=config["decode"], threshold=config["threshold"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG}: broken model configuration ({error}). Train the model again.") from None
+    try:
+        model.load_state_dict(load_file(weights_path))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{weights_path}: the weights do not fit the model's configuration ({reason}). "
+                        "Train the model again.") from None
+    return model.to(device).eval()
+
+
+def _may_replace(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))
+
+
+def _write_files(model: NerModel, folder: Path) -> None:
+    encoder = model.encoder
+    if isinstance(encoder, ScratchEncoder):
+        kind = {"kind": "scratch", **asdict(encoder.config)}
+        # ASCII: a token may hold half a surrogate pair, which UTF-8 cannot.
+        _write_json(folder / VOCABULARY, encoder.vocabulary.columns, ascii_only=True)
+    else:
+        kind = {"kind": "pretrained", "pooling": encoder.pooling, "spaced": encoder.spaced}
+        encoder.encoder.config.save_pretrained(folder / ENCODER)
+        encoder.tokenizer.save_pretrained(folder / ENCODER)
+    _write_json(folder / CONFIG, {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "num_labels": len(model.labels.names),
+        "decode": model.decode, "threshold": model.threshold, "head": asdict(model.head.config), "encoder": kind,
+    })
+    _write_json(folder / LABELS, model.labels.to_dict())
+    # clone: safetensors refuses tensors that share memory, as tied weights do.
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()},
+              folder / WEIGHTS)
+
+
+def _build_encoder(folder: Path, config: dict, base: str | None) -> ScratchEncoder | PretrainedEncoder:
+    settings = {name: value for name, value in config.items() if name != "kind"}
+    if config["kind"] == "scratch":
+        return ScratchEncoder(ScratchConfig(**settings), Vocabulary(_read_json(_existing(folder, VOCABULARY))))
+    inner = folder / ENCODER
+    sources = {}
+    for part, names in {"config": ["config.json"], "tokenizer": ["tokenizer_config.json", "tokenizer.json"]}.items():
+        if any((inner / name).is_file() for name in names):
+            sources[part] = str(inner)
+        elif base:
+            sources[part] = base
+        else:
+            raise UserError(f"{inner}: holds no {part} of the encoder. "
+                            "Name the base encoder with --from_pretrained.")
+    encoder = load_encoder(sources["config"], weights=False)
+    return PretrainedEncoder(encoder, load_tokenizer(sources["tokenizer"]), **settings)
+
+
+def _read_config(folder: Path) -> dict:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder. Train one with train_ner.py, or name another folder.")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: not a model folder, it holds no {CONFIG}. Name the folder train_ner.py wrote.")
+    config = _read_json(folder / CONFIG)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{folder / CONFIG}: not the configuration of a span model of this package. "
+                        "Name the folder train_ner.py wrote.")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{folder / CONFIG}: format version {config.get('format_version')!r}, this program reads "
+                        f"{FORMAT_VERSION}. Train the model again.")
+    return config
+
+
+def _existing(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise UserError(f"{folder}: the model folder lacks {name}. Copy it from the training, or train again.")
+    return folder / name
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: broken JSON ({error}). Train the model again.") from None
+
+
+def _write_json(path: Path, value, *, ascii_only: bool = False) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=ascii_only, indent=1) + "\n", encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

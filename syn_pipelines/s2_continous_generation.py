@@ -1,0 +1,198 @@
+"""Step 2: the language model goes on from each sentence and explains its target entities; the answer becomes sentences.
+
+Sentences without target entities are not asked about. Refusals, echoes of the prompt, markdown, stumps, copies and
+duplicates are dropped, each counted by its reason; the raw replies stay in the run folder's .journal.
+
+reads   data/few_shot/<file_name>/train_1000.jsonl
+writes  data/few_shot/<file_name>/<save_type_name>/train_1000_synthetic.jsonl
+run     python syn_pipelines/s2_continous_generation.py --file_name=weibo --model_from_pretrained=MODEL
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from syn_pipelines.text.filters import candidates
+from syn_pipelines.utils.annotate import Question, ask, fingerprint, opened_journal, renewal
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.journal import Journal
+from syn_pipelines.utils.jsonl import write_jsonl
+from syn_pipelines.utils.language import Language, language_of
+from syn_pipelines.utils.llm import choose_backend
+from syn_pipelines.utils.manifest import Publisher, warn_of_stale
+from syn_pipelines.utils.options import LlmOptions, at_least, between, load_options, option
+from syn_pipelines.utils.paths import RunPaths
+from syn_pipelines.utils.prompts import Prompt, load_prompt
+from syn_pipelines.utils.records import Record, read_train
+from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
+
+# Room for an answer of a few sentences about each entity, in tokens of the model: a fixed budget, with some more for a
+# long sentence, because a budget taken from the prompt's length cuts answers in the middle.
+ANSWER_TOKENS, ANSWER_TOKENS_EACH = 384, 2.0
+
+
+@dataclass(frozen=True)
+class Options(LlmOptions):
+    """Options of step 2."""
+
+    batch_size: int = option(40, "prompts a model call", check=at_least(1))
+    temperature: float = option(0.8, "sampling temperature; 0: greedy", check=between(0, 10))
+    top_p: float = option(0.8, "sample from the smallest set of tokens with this probability", check=between(0.01, 1))
+    num_samples: int = option(1, "explanations asked for each sentence", check=at_least(1))
+
+
+def run(opts: Options) -> Summary:
+    """Ask for explanations of every sentence with entities and publish the sentences in them."""
+    paths = RunPaths.of(opts)
+    with step_log(opts, paths) as summary:
+        sentences = list(read_train(paths))
+        language = language_of(opts, (s["text"] for s in sentences))
+        prompt = load_prompt("explain", language.lang)
+        questions = [q for s in sentences if s["entities"] for q in questions_about(s, language, prompt, opts.num_samples)]
+        backend = choose_backend(opts.backend, opts.model_from_pretrained, batch_size=opts.batch_size, n_gpu=opts.n_gpu)
+        sampling = {"temperature": opts.temperature, "top_p": opts.top_p}
+        # num_samples is no part of the fingerprint: asking for one more keeps those that are there.
+        prints = fingerprint(opts, backend, prompt, [q for q in questions if q.id.endswith("#1")], sampling)
+        with opened_journal(paths, paths.synthetic, prints, questions, overwrite=opts.overwrite, restore=None) as journal:
+            harvest = Harvest(sentences, journal, language, prompt, opts.num_samples)
+            for _ in harvest.rows() if opts.retry_failed else ():
+                pass  # finds out which replies were of no use
+            asked = ask(opts, backend, journal, questions, what=summary.step, sampling=sampling,
+                        is_bad=lambda entry: entry["id"] in harvest.useless)
+            harvest = Harvest(sentences, journal, language, prompt, opts.num_samples)
+            count, digest = write_jsonl(paths.synthetic, harvest.rows())
+        harvest.report(summary)
+        complete = not harvest.replies["not asked yet"]
+        settings = {"num_samples": opts.num_samples, "dense": language.dense, "lang": language.lang}
+        publisher = Publisher(paths, summary.step, settings, [paths.train], renewal(opts))
+        publisher.publish(paths.synthetic, digest, harvest.counts(count), complete=complete, fingerprint=prints)
+        summary.outputs[str(paths.synthetic)] = count
+        summary.up_to_date = not asked and complete
+        _warn(summary, opts, harvest)
+        summary.warnings += warn_of_stale(paths)
+    return summary
+
+
+def questions_about(sentence: Record, language: Language, prompt: Prompt, samples: int) -> list[Question]:
+    """One question a sample, with ids ``<sentence id>#1``, ``#2``, ..."""
+    text = language.join(sentence["text"])
+    listed = dict.fromkeys(f"{language.join(sentence['text'][e['start']:e['end']])} ({e['entity']})"
+                           for e in sentence["entities"])
+    message = {"role": "user", "content": prompt.render(text, "\n".join(listed))}
+    record = {"tokens": sentence["text"], "dense": language.dense, "lang": language.lang, "entities": sentence["entities"]}
+    return [Question(f"{sentence['id']}#{k}", (message,), (text, ANSWER_TOKENS_EACH, ANSWER_TOKENS), "explain", record)
+            for k in range(1, samples + 1)]
+
+
+class Harvest:
+    """Takes the sentences out of the stored replies, in the order of the training sentences, and keeps account.
+
+    A pure function of the replies: what is dropped does not depend on the order in which they came.
+    """
+
+    def __init__(self, sentences: Sequence[Record], journal: Journal, language: Language, prompt: Prompt,
+                 samples: int) -> None:
+        self.sentences, self.journal, self.language, self.prompt, self.samples = sentences, journal, language, prompt, samples
+        self.asked_about: Counter[str] = Counter()  # sentences: with or without entities
+        self.replies: Counter[str] = Counter()  # one for each sample of a sentence with entities
+        self.errors: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()  # pieces of text, by reason
+        self.kept = 0
+        self.useless: set[str] = set()  # ids of replies that gave nothing
+        self._seen = {self._key(s["text"]): s["id"] for s in sentences}
+        self._ids = {s["id"] for s in sentences}
+
+    @staticmethod
+    def _key(tokens: Sequence[str]) -> str:
+        return "".join("".join(tokens).split()).casefold()
+
+    def rows(self) -> Iterator[Record]:
+        """Synthetic sentences with ids ``<sentence id>-s<k>``, k being the place in what was written about it.
+
+        k also counts sentences dropped as duplicates of another record's, so that no id ever changes its text when
+        more sentences are asked about.
+        """
+        for sentence in self.sentences:
+            self.asked_about["with entities" if sentence["entities"] else "without entities, not asked"] += 1
+            place = 0
+            for tokens in self._good_texts(sentence) if sentence["entities"] else ():
+                place += 1
+                if reason := self._repeats(tokens):
+                    self.dropped[reason] += 1
+                    continue
+                identity = f"{sentence['id']}-s{place}"
+                if identity in self._ids:
+                    raise UserError(f"the training data have a sentence with the id {identity!r}, which a synthetic "
+                                    "sentence would get. Give it another id.")
+                self._seen[self._key(tokens)] = ""
+                self.kept += 1
+                yield {"id": identity, "text": tokens, "entities": [], "synthetic": True, "source_id": sentence["id"]}
+
+    def _good_texts(self, sentence: Record) -> Iterator[list[str]]:
+        """What passes the filters in the replies about one sentence; counts replies and dropped pieces."""
+        for k in range(1, self.samples + 1):
+            if (identity := f"{sentence['id']}#{k}") not in self.journal:
+                self.replies["not asked yet"] += 1
+                continue
+            entry = self.journal.read(identity)
+            if entry["finish_reason"] in ("error", "too_long"):
+                failed = entry["finish_reason"] == "error"
+                self._count_useless(identity, "failed" if failed else "rejected",
+                                    entry["error"].split(":", 1)[0] if failed else "too_long")
+                continue
+            found = candidates(entry["text"], source=sentence["text"], prompt=self.prompt.text, dense=self.language.dense,
+                               lang=self.language.lang, cut=entry["finish_reason"] == "length")
+            self.dropped.update(c.reason for c in found if c.reason)
+            good = [c.tokens for c in found if not c.reason]
+            if good:
+                self.replies["used"] += 1
+            else:
+                self._count_useless(identity, "rejected", "no_usable_sentence" if found else "empty_reply")
+            yield from good
+
+    def _count_useless(self, identity: str, status: str, reason: str) -> None:
+        self.useless.add(identity)
+        self.replies[status] += 1
+        self.errors[reason] += 1
+
+    def _repeats(self, tokens: Sequence[str]) -> str:
+        owner = self._seen.get(self._key(tokens))
+        return "" if owner is None else "duplicate" if owner == "" else "copy_of_source"
+
+    def counts(self, count: int) -> dict[str, Any]:
+        """For the manifest; every number of a kind adds up."""
+        return {"sentences": len(self.sentences), **with_reasons(self.asked_about), "replies": with_reasons(self.replies),
+                "reply_reasons": with_reasons(self.errors), "synthetic_sentences": count,
+                "dropped": with_reasons(self.dropped)}
+
+    def report(self, summary: Summary) -> None:
+        """Accounts of sentences, replies and pieces of text."""
+        order = ("used", "rejected", "failed", "not asked yet")
+        summary.accounts += [
+            Account("sentences", len(self.sentences), dict(self.asked_about)),
+            Account("explanations", self.samples * self.asked_about["with entities"],
+                    {name: self.replies[name] for name in order}, dict(self.errors)),
+            Account("sentences in them", self.kept + sum(self.dropped.values()),
+                    {"kept": self.kept, "dropped": sum(self.dropped.values())}, dict(self.dropped)),
+        ]
+
+
+def _warn(summary: Summary, opts: Options, harvest: Harvest) -> None:
+    if lost := harvest.replies["rejected"] + harvest.replies["failed"]:
+        summary.warn(f"{lost} explanations gave no sentence. Ask for them again with: "
+                     f"{renewal(opts)} --retry_failed")
+    if harvest.replies["not asked yet"]:
+        summary.warn(f"{harvest.replies['not asked yet']} explanations were not asked for yet. Ask for the rest with: "
+                     f"{renewal(opts)}")
+
+
+def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:
+    """Run the step from the command line, or with keywords only (``cmd_args=False``)."""
+    return run(load_options(Options, cmd_args, overrides))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,278 @@
+"""Step 5: bring the model's labels onto one label set, find them in the tokens, and merge them with the gold labels.
+
+Gold labels are never changed, moved or dropped. Extension labels come from --entity_label and --pos_label (canonical
+name: aliases); what could not be placed or mapped is counted, and unmapped_labels.json holds the line to add.
+
+reads   <save_type_name>/{250,500,1000}/ as cut by step 4, labels.txt, the two label maps
+writes  n/train_n_fusion.jsonl and label_fusion.json (--is_syn 0); n/train_n_synthetic_fusion.jsonl and
+        label_synthetic_fusion.json (--is_syn 1; with the target labels of step 7 where they exist);
+        unmapped_labels.json
+run     python syn_pipelines/s5_merge_data.py --file_name=weibo --save_type_name=GLM4 --is_syn=0
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.fusion import FusionStats, as_entity, extension_spans, label_file
+from syn_pipelines.utils.journal import lock
+from syn_pipelines.utils.jsonl import Problems, read_objects, write_json, write_jsonl
+from syn_pipelines.utils.labels import AliasMap, check_maps, clashes, read_target_labels
+from syn_pipelines.utils.language import Language, language_of
+from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
+from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, command_of, load_options, option
+from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
+from syn_pipelines.utils.records import Record, read_sentences, read_train
+from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
+
+STEP = "s5_merge_data"
+KNOWLEDGE = PROJECT_ROOT / "data" / "fusion_knowledge"
+
+
+@dataclass(frozen=True)
+class Options(TextOptions):
+    """Options of steps 5 and 8."""
+
+    is_syn: str = option("both", "0: the original sentences, 1: the synthetic ones", choices=("both", "0", "1"))
+    label_prefix: str = option("", "put before every extension label, so that none equals a target label")
+    entity_label: str = option(str(KNOWLEDGE / "entity_label.json"), "label map of entity types")
+    pos_label: str = option(str(KNOWLEDGE / "pos_label.json"), "label map of POS tags")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Target labels (without O) and the two maps onto extension labels."""
+
+    targets: tuple[str, ...]
+    entity: AliasMap
+    pos: AliasMap
+    prefix: str
+
+    @classmethod
+    def load(cls, opts: Options, paths: RunPaths, summary: Summary | None = None) -> Labels:
+        """Read and check all label files.
+
+        Raises:
+            UserError: a file is missing or broken, or an extension label equals a target label.
+        """
+        labels = cls(tuple(read_target_labels(paths.labels)), AliasMap.load(opts.entity_label, fallback="OTHER"),
+                     AliasMap.load(opts.pos_label, fallback="WORD"), opts.label_prefix)
+        check_maps(labels.entity, labels.pos)
+        extension = [opts.label_prefix + name for name in (*labels.entity.labels, *labels.pos.labels)]
+        equal, nearly = clashes(labels.targets, extension)
+        if equal:
+            raise UserError(f"{paths.labels}: the target labels {', '.join(equal)} are also extension labels of "
+                            f"{opts.entity_label} or {opts.pos_label}; the model's guesses would pass as gold. Give the "
+                            "extension labels a prefix, such as --label_prefix=X_, or rename them in the map.")
+        if nearly and summary:
+            summary.warn(f"{paths.labels}: extension labels differ from target labels by case only: {', '.join(nearly)}. "
+                         "--label_prefix=X_ would keep them apart for readers.")
+        return labels
+
+    def canonical(self, mode: str) -> Any:
+        """raw type -> (label with prefix, whether the raw type is known)."""
+        aliases = self.entity if mode == "entity" else self.pos
+
+        def label(raw: object) -> tuple[str, bool]:
+            name, known = aliases.canonical(raw)
+            return self.prefix + name, known
+        return label
+
+
+def settings_of(opts: Options) -> dict[str, Any]:
+    """The options that shape this step's files."""
+    return {"label_prefix": opts.label_prefix, "dense_lang": opts.dense_lang}
+
+
+def is_done(opts: Options, paths: RunPaths) -> bool:
+    """Whether both halves, as far as their inputs exist, are made and up to date."""
+    kinds = ["fusion"] + ["synthetic_fusion"] * paths.sized(1000, "train_{n}_synthetic").is_file()
+    files = [paths.label_file(kind) for kind in kinds]
+    files += [paths.sized(size, f"train_{{n}}_{kind}") for kind in kinds for size in SIZES]
+    return is_current(paths, {STEP}, settings_of(opts), files)
+
+
+def run(opts: Options) -> Summary:
+    """Merge one half or both, all sizes."""
+    paths = RunPaths.of(opts)
+    with step_log(opts, paths) as summary, lock(paths.journals, STEP):
+        labels = Labels.load(opts, paths, summary)
+        language = language_of(opts, (s["text"] for s in read_train(paths, again=True)))
+        if opts.is_syn in ("both", "0"):
+            merge_half(opts, paths, labels, language, summary, synthetic=False)
+        if opts.is_syn in ("both", "1"):
+            merge_half(opts, paths, labels, language, summary, synthetic=True)
+        summary.warnings += warn_of_stale(paths)
+    return summary
+
+
+def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Language, summary: Summary, *,
+               synthetic: bool) -> None:
+    """Merge the original or the synthetic sentences at every size; their label file counts size 1000."""
+    kind, tail = ("synthetic_fusion", "_synthetic") if synthetic else ("fusion", "")
+    outputs = {size: paths.sized(size, f"train_{{n}}_{kind}") for size in SIZES}
+    inputs = {size: _inputs(paths, size, tail) for size in SIZES}
+    maps = [paths.train, paths.labels, Path(opts.entity_label), Path(opts.pos_label)]
+    publisher = Publisher(paths, STEP, settings_of(opts), [*maps, *(p for found in inputs.values() for p in found)],
+                          command_of(opts, is_syn=int(synthetic), config=None, seed=None))
+    missing = [f"{inputs[size][0]}" for size in SIZES if not inputs[size][0].is_file()]
+    if missing and not synthetic:
+        raise UserError(f"{missing[0]}: does not exist. {paths.missing('s4_split_data')}")
+    if missing:
+        summary.warn(f"{missing[0]}: not there, so there is no synthetic half. Make it with: "
+                     f"{paths.command('s2_continous_generation')}, then {paths.command('s4_split_data')}")
+        publisher.remove_others([*outputs.values(), paths.label_file(kind)])
+        _write_unmapped(opts, paths, "synthetic", FusionStats(), summary)
+        return
+    _say_what_is_missing(paths, summary, inputs, synthetic)
+    for size in SIZES:
+        merge = Merge(labels, language)
+        count, digest = write_jsonl(outputs[size], merge.rows(*inputs[size]))
+        publisher.publish(outputs[size], digest, merge.counts(), inputs=[*maps, *inputs[size]], dense=language.dense)
+        summary.outputs[str(outputs[size])] = count
+    content = label_file(labels.targets, merge.fusion.spans)
+    digest = write_json(paths.label_file(kind), content)
+    publisher.publish(paths.label_file(kind), digest, {"labels": len(content)}, inputs=[*maps, *inputs[1000]])
+    _write_unmapped(opts, paths, "synthetic" if synthetic else "gold", merge.fusion, summary)
+    summary.accounts += merge.accounts("synthetic" if synthetic else "original")
+
+
+def _inputs(paths: RunPaths, size: int, tail: str) -> list[Path]:
+    """The sentences of a subset and their annotations, present or not; of synthetic ones the target labels if present.
+
+    Absent target labels are no input: the first run of step 7 is no reason to call the files of this step out of date,
+    for step 8 merges them anyway.
+    """
+    files = [paths.sized(size, f"train_{{n}}{tail}"), *(paths.sized(size, f"{m}_train_{{n}}{tail}") for m in MODES)]
+    target = paths.sized(size, "train_{n}_synthetic_target")
+    return [*files, target] if tail and target.is_file() else files
+
+
+def _say_what_is_missing(paths: RunPaths, summary: Summary, inputs: Mapping[int, Sequence[Path]], synthetic: bool) -> None:
+    step = "s3_predict_syn_data" if synthetic else "s1_predict_data"
+    for mode, path in zip(MODES, inputs[1000][1:]):
+        if not path.is_file():
+            summary.warn(f"{path}: not there, merged without {mode} labels. Make it with: {paths.command(step, mode=mode)}, "
+                         f"then {paths.command('s4_split_data')}")
+        elif read_manifest(path).get("complete") is False:
+            summary.warn(f"{path}: not complete; sentences without an annotation keep their gold labels only. Ask the "
+                         f"rest with: {paths.command(step, mode=mode)}, then {paths.command('s4_split_data')}")
+    if not any(p.is_file() for p in inputs[1000][1:3]) and not synthetic:
+        raise UserError(f"{inputs[1000][1]}: there is no annotation to merge. {paths.missing('s4_split_data')}")
+    warn_of_stale(paths, [p for found in inputs.values() for p in found])
+
+
+class Merge:
+    """One subset: joins sentences with their annotations by id, in one pass, and keeps account."""
+
+    def __init__(self, labels: Labels, language: Language) -> None:
+        self.labels, self.language = labels, language
+        self.fusion = FusionStats()
+        self.sentences = self.gold = self.predicted = 0
+        self.annotated: Counter[str] = Counter()
+
+    def rows(self, source: Path, entity: Path, pos: Path, target: Path | None = None) -> Iterator[Record]:
+        """Sentences with gold (or predicted target) entities first, unchanged, then the extension entities."""
+        annotations = {"entity": Joined(entity), "pos": Joined(pos)}
+        predictions = Joined(target) if target else None
+        for sentence in read_sentences(source, targets=self.labels.targets, may_be_empty=True, again=True):
+            items = {mode: self._items(mode, joined.of(sentence)) for mode, joined in annotations.items()}
+            found = sentence["entities"]
+            if predictions and (row := predictions.of(sentence)):
+                found = row["entities"]
+                self.predicted += len(found)
+            spans = extension_spans(sentence["text"], items["entity"], items["pos"], dense=self.language.dense,
+                                    entity_label=self.labels.canonical("entity"), pos_label=self.labels.canonical("pos"),
+                                    stats=self.fusion)
+            self.sentences += 1
+            self.gold += len(sentence["entities"])
+            added = [as_entity(sentence["text"], (start, end), label) for start, end, label in spans]
+            # Tags cannot say what the extension labels say, so a "label" list would now be wrong.
+            yield {**{k: v for k, v in sentence.items() if k != "label"}, "entities": [*found, *added]}
+        for joined in (*annotations.values(), *([predictions] if predictions else [])):
+            joined.finish()
+
+    def _items(self, mode: str, row: Record | None) -> Sequence[Mapping[str, str]]:
+        self.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
+        return row["items"] if row else []
+
+    def accounts(self, which: str) -> list[Account]:
+        """Items by mode, and what became of them, at size 1000."""
+        result = []
+        for mode in MODES:
+            unplaced = self.fusion.unplaced.get(mode, Counter())
+            if self.fusion.items[mode]:
+                result.append(Account(f"{mode} items of the {which} sentences", self.fusion.items[mode], {
+                    "placed": self.fusion.placed[mode], "not placed": sum(unplaced.values())}, dict(unplaced)))
+        return result
+
+    def counts(self) -> dict[str, Any]:
+        """For the manifest."""
+        stats = self.fusion
+        return {"sentences": self.sentences, "gold_entities": self.gold, "predicted_entities": self.predicted,
+                "annotations": with_reasons(self.annotated),
+                "items": with_reasons(stats.items), "placed": with_reasons(stats.placed),
+                "folded": with_reasons(stats.folded),
+                "not_placed": {mode: with_reasons(stats.unplaced[mode]) for mode in MODES if mode in stats.unplaced},
+                "extension_spans": sum(stats.spans.values()), "repeated": stats.repeated}
+
+
+class Joined:
+    """Rows of a file that stand in the order of the sentences, matched by id; a sentence may have none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._problems = path, Problems(path, "Run step 4 again.")
+        self._rows = read_objects(path, self._problems) if path.is_file() else iter(())
+        self._next = next(self._rows, None)
+
+    def of(self, sentence: Record) -> Record | None:
+        """The row of this sentence. UserError when its text is another one."""
+        if self._next is None or str(self._next[1].get("id")) != sentence["id"]:
+            return None
+        (line, row), self._next = self._next, next(self._rows, None)
+        if row.get("text") != sentence["text"]:
+            raise UserError(f"{self.path}:{line}: the text differs from that of sentence {sentence['id']!r}; it was made "
+                            "from another version of the data. Run the steps up to 4 again.")
+        return row
+
+    def finish(self) -> None:
+        """Every row must have found its sentence."""
+        self._problems.raise_if_any()
+        if self._next is not None:
+            raise UserError(f"{self.path}:{self._next[0]}: id {self._next[1].get('id')!r} is not among the sentences of "
+                            "this subset, or out of their order. Run step 4 again.")
+
+
+def _write_unmapped(opts: Options, paths: RunPaths, half: str, stats: FusionStats, summary: Summary) -> None:
+    """unmapped_labels.json: types that no alias names, most frequent first, with the line to add. Keeps the other half."""
+    path = paths.run / "unmapped_labels.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = {}
+    files = {"entity": (opts.entity_label, "OTHER"), "pos": (opts.pos_label, "WORD")}
+    rows = [{"mode": mode, "type": raw, "count": count, "counted_as": opts.label_prefix + files[mode][1],
+             "add": f"{json.dumps(raw, ensure_ascii=False)} to the aliases of a label in {Path(files[mode][0]).name}"}
+            for mode in MODES
+            for raw, count in sorted(stats.unmapped.get(mode, {}).items(), key=lambda r: (-r[1], r[0]))]
+    halves = {"gold": content.get("gold", []), "synthetic": content.get("synthetic", []), half: rows}
+    write_json(path, {name: halves[name] for name in ("gold", "synthetic")})
+    if rows:
+        total = sum(row["count"] for row in rows)
+        summary.warn(f"{total} items of {len(rows)} unmapped types became {opts.label_prefix}OTHER or "
+                     f"{opts.label_prefix}WORD ({half}); {path} lists them.")
+
+
+def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:
+    """Run the step from the command line, or with keywords only (``cmd_args=False``)."""
+    return run(load_options(Options, cmd_args, overrides))
+
+
+if __name__ == "__main__":
+    run_script(main)

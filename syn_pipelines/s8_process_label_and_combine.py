@@ -1,0 +1,128 @@
+"""Step 8: the final training sets: merge everything again, now with the target labels of step 7, and put it together.
+
+Both halves are always rebuilt, whatever --is_syn says. Synthetic sentences without target labels would teach a model
+that their entities are none, so they stay out until step 7 has run.
+
+reads   everything the steps before made
+writes  n/train_n_syn_fusion.jsonl (the synthetic sentences, then the original ones), label_syn_fusion.json with the
+        spans really placed, and present.json for the KnowFREE trainer (paths relative to the working directory)
+run     python syn_pipelines/s8_process_label_and_combine.py --file_name=weibo --save_type_name=GLM4
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from syn_pipelines import s5_merge_data as s5
+from syn_pipelines.utils.fusion import label_file
+from syn_pipelines.utils.journal import lock
+from syn_pipelines.utils.jsonl import write_json, write_jsonl
+from syn_pipelines.utils.labels import read_target_labels
+from syn_pipelines.utils.manifest import Publisher, is_current, warn_of_stale
+from syn_pipelines.utils.options import command_of, load_options
+from syn_pipelines.utils.paths import SIZES, RunPaths
+from syn_pipelines.utils.records import Record, read_sentences
+from syn_pipelines.utils.summary import Summary, run_script, step_log
+
+STEP = "s8_process_label_and_combine"
+
+
+@dataclass(frozen=True)
+class Options(s5.Options):
+    """Options of step 8, those of step 5."""
+
+
+def is_done(opts: Options, paths: RunPaths) -> bool:
+    """Whether the final files are there and up to date."""
+    files = [paths.sized(size, "train_{n}_syn_fusion") for size in SIZES]
+    return is_current(paths, {STEP}, {}, files) and present_path(paths).is_file()
+
+
+def run(opts: Options) -> Summary:
+    """Rebuild both halves, then write the combined sets, their label file, and present.json."""
+    paths = RunPaths.of(opts)
+    with step_log(opts, paths) as summary, lock(paths.journals, STEP):
+        shared = {f.name: getattr(opts, f.name) for f in fields(s5.Options)}
+        merged = s5.run(s5.Options(**{**shared, "is_syn": "both"}))
+        summary.accounts, summary.warnings = merged.accounts, merged.warnings
+        targets = read_target_labels(paths.labels)
+        halves = {size: _halves(paths, size) for size in SIZES}
+        wanted = [paths.labels, *(p for found in halves.values() for p in found)]
+        publisher = Publisher(paths, STEP, {}, wanted, command_of(opts, is_syn=None, config=None, seed=None))
+        for size in SIZES:
+            counts: Counter[str] = Counter()
+            output = paths.sized(size, "train_{n}_syn_fusion")
+            count, digest = write_jsonl(output, _rows(paths, size, set(targets), counts, summary))
+            publisher.publish(output, digest, {"sentences": count, "extension_spans": sum(counts.values())},
+                              inputs=[paths.labels, *halves[size]])
+            summary.outputs[str(output)] = count
+        content = label_file(targets, counts)
+        digest = write_json(paths.label_file("syn_fusion"), content)
+        publisher.publish(paths.label_file("syn_fusion"), digest, {"labels": len(content)})
+        write_json(present_path(paths), present(paths, summary))
+        summary.outputs |= {str(paths.label_file("syn_fusion")): len(content), str(present_path(paths)): 1}
+        summary.warnings += warn_of_stale(paths)
+    return summary
+
+
+def _halves(paths: RunPaths, size: int) -> list[Path]:
+    return [paths.sized(size, f"train_{{n}}_{kind}") for kind in ("fusion", "synthetic_fusion", "synthetic_target")]
+
+
+def _rows(paths: RunPaths, size: int, targets: set[str], counts: Counter[str], summary: Summary) -> Iterator[Record]:
+    """Synthetic sentences that have target labels, then the original ones; counts their extension spans by label."""
+    fusion, synthetic, predicted = _halves(paths, size)
+    if synthetic.is_file() and predicted.is_file():
+        yield from _counted(synthetic, targets, counts)
+    elif synthetic.is_file():
+        summary.warn(f"{predicted}: not there, so the synthetic sentences stay out of the {size} set. Make it with: "
+                     f"{paths.command('s7_pred_syn_data')}")
+    yield from _counted(fusion, targets, counts)
+
+
+def _counted(path: Path, targets: set[str], counts: Counter[str]) -> Iterator[Record]:
+    for row in read_sentences(path, may_be_empty=True, again=True):
+        counts.update(e["entity"] for e in row["entities"] if e["entity"] not in targets)
+        yield row
+
+
+def present_path(paths: RunPaths) -> Path:
+    """The file that tells the KnowFREE trainer where the data are."""
+    return paths.run / "present.json"
+
+
+def present(paths: RunPaths, summary: Summary) -> dict[str, dict[str, str]]:
+    """Data sets by name for the KnowFREE trainer, which needs a dev and a test file: says what stands in for them."""
+    def relative(path: Path) -> str:
+        return "./" + Path(os.path.relpath(path)).as_posix()
+
+    result = {}
+    for size in SIZES:
+        for kind, labels in (("fusion", "fusion"), ("syn_fusion", "syn_fusion")):
+            train = paths.sized(size, f"train_{{n}}_{kind}")
+            dev, test = paths.split("dev"), paths.split("test")
+            files = {"dev": next(p for p in (dev, test, train) if p == train or p.is_file()),
+                     "test": next(p for p in (test, dev, train) if p == train or p.is_file())}
+            entry = {"train": relative(train), **{name: relative(path) for name, path in files.items()},
+                     "labels": relative(paths.label_file(labels))}
+            stands_in = [f"there is no {name}.jsonl, {path.name} stands in" for name, path in files.items()
+                         if path != paths.split(name)]
+            result[f"{paths.file_name}_{paths.save_type_name}_{kind}_{size}"] = (
+                {**entry, "note": "; ".join(stands_in)} if stands_in else entry)
+    if stands_in:
+        summary.warn(f"{present_path(paths)}: {'; '.join(stands_in)}. Scores on a stand-in say nothing about quality.")
+    return result
+
+
+def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:
+    """Run the step from the command line, or with keywords only (``cmd_args=False``)."""
+    return run(load_options(Options, cmd_args, overrides))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,1 @@
+"""Tools beside the steps; run them with ``python -m syn_pipelines.tools.<name>``."""

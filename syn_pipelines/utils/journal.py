@@ -1,0 +1,143 @@
+"""Replies on disk the moment they are there: an append-only journal that survives kill -9, and the lock of a step.
+
+A journal is a text file of JSON lines in ``<run folder>/.journal/``. Line 1 is the fingerprint: everything that shapes
+a reply (model, prompt, seed, input, sampling, ...). Every other line is one finished reply. The last line about a
+request counts, so a request asked again simply appends. A last line without its end was torn by a kill and is cut; any
+other broken line stops the step, for then something else has written here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import replacing, to_line
+
+
+@contextmanager
+def lock(folder: Path, name: str) -> Iterator[None]:
+    """Keep a second process from the same work; the system frees the lock when the process ends, however it ends.
+
+    Raises:
+        UserError: another process holds it; names that process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.lock"
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{path}: process {file.read().strip() or '?'} is at the same work ({name}) right now. "
+                            "Wait for it to end, or stop it, then run this again.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class Journal:
+    """Finished replies by request id. Hold the step's lock while one is open."""
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, advice: str, overwrite: bool = False) -> None:
+        """Open or begin a journal.
+
+        Args:
+            fingerprint: flat, JSON values.
+            advice: what a person can do when the fingerprint is another one.
+            overwrite: begin anew whatever is there.
+        Raises:
+            UserError: the journal was made with another fingerprint (names the differences) or is broken (names the line).
+        """
+        self.path, self._offsets, self.attempts = path, {}, {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if overwrite or not self._has_header():
+            self.begin(path, fingerprint)
+        self._file = path.open("r+b")
+        found = self._load()
+        self._advice = advice
+        if differences := differing(found, fingerprint):
+            self._file.close()
+            raise self.refusal(differences)
+
+    def refusal(self, differences: str) -> UserError:
+        """The error for work that does not fit what is stored."""
+        return UserError(f"{self.path}: the replies there were made otherwise: {differences}. {self._advice}")
+
+    def _has_header(self) -> bool:
+        # Without a whole first line nothing was ever finished: the kill came while the journal was begun.
+        try:
+            with self.path.open("rb") as file:
+                return file.readline().endswith(b"\n")
+        except FileNotFoundError:
+            return False
+
+    @staticmethod
+    def begin(path: Path, fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Write a new journal with these entries in place of whatever is there."""
+        with replacing(path) as file:
+            file.write(to_line({"fingerprint": dict(fingerprint)}))
+            file.writelines(to_line(dict(entry)) for entry in entries)
+
+    def _load(self) -> dict[str, Any]:
+        fingerprint: dict[str, Any] = {}
+        offset = 0
+        for number, line in enumerate(self._file, 1):
+            if not line.endswith(b"\n"):
+                self._file.truncate(offset)
+                break
+            try:
+                entry = json.loads(line)
+                if number == 1:
+                    fingerprint = dict(entry["fingerprint"])
+                else:
+                    self._note(str(entry["id"]), offset)
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{self.path}:{number}: is broken; the replies in this file cannot be trusted blindly. "
+                                "Remove that line to ask its sentence again, or use --overwrite to ask all again.") from None
+            offset += len(line)
+        self._file.seek(0, os.SEEK_END)
+        return fingerprint
+
+    def _note(self, identity: str, offset: int) -> None:
+        self._offsets[identity] = offset
+        self.attempts[identity] = self.attempts.get(identity, 0) + 1
+
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Store one finished reply (``id`` and whatever the step needs); on disk when this returns."""
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(to_line(dict(entry)))
+        self._file.flush()
+        os.fdatasync(self._file.fileno())
+        self._note(str(entry["id"]), offset)
+
+    def read(self, identity: str) -> dict[str, Any]:
+        """The last entry stored for a request. KeyError when it has none."""
+        self._file.seek(self._offsets[identity])
+        return json.loads(self._file.readline())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Readable differences of two fingerprints: "seed 42 -> 7; prompt ..."; "" when they are equal."""
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    return "; ".join(f"{name} {_shown(found.get(name))} -> {_shown(wanted.get(name))}" for name in names)
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text[:12] + "..." if len(text) == 64 and text.isalnum() else text  # a sha256 need not be read whole

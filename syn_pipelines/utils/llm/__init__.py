@@ -1,0 +1,87 @@
+"""The interface between the steps and the models: requests in, replies out, in completion order.
+
+A backend knows nothing of files, a step knows nothing of models. Backends are built by ``make_backend`` and load their
+weights on first use, so a step whose work is done never loads a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from syn_pipelines.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a model.
+
+    id: comes back in the reply, unique among the requests of one call.
+    messages: chat messages, ``({"role": "system" | "user" | "assistant", "content": str}, ...)``.
+    max_new_tokens: limit of the reply, in tokens of the model (see ``Backend.count_tokens``).
+    temperature: 0 is greedy; top_p acts only when temperature > 0. seed: of this request alone.
+    task, record: what is asked about which sentence, for backends that do not read prompts (offline). Model backends
+        ignore both. task is "entity", "pos" or "explain"; record is ``{"tokens": [str], "dense": bool, "lang": "zh" |
+        "en" | "ja" | "ko", "entities": [{"start", "end", "entity", "text"}]}``.
+    """
+
+    id: str
+    messages: tuple[Mapping[str, str], ...]
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    task: str | None = None
+    record: Mapping | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer. ``finish_reason``: "stop" (the model ended), "length" (cut at max_new_tokens), "too_long" (the prompt
+    does not fit the context; never cut, ``error`` holds the lengths), "error" (no reply after retries, see ``error``)."""
+
+    id: str
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str = ""
+
+
+class Backend(Protocol):
+    """Anything that answers requests. ``name`` and ``model`` go into fingerprints and manifests."""
+
+    name: str
+    model: str
+
+    def count_tokens(self, text: str) -> int:
+        """Length of ``text`` in tokens of this model, without special tokens."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Answer every request exactly once, in any order; one that cannot be answered comes back as an error."""
+
+
+def choose_backend(backend: str, model: str, *, batch_size: int, n_gpu: str) -> Backend:
+    """The backend that the flags ask for; its weights load on first use.
+
+    Raises:
+        UserError: nothing says which model to use, or two things say it.
+    """
+    if backend == "auto":
+        if not model:
+            raise UserError("no language model is given. Give one with --model_from_pretrained (a local folder or a hub "
+                            "name such as Qwen/Qwen2.5-0.5B-Instruct), or try the steps without one: --backend=offline.")
+        backend = "transformers"
+    if backend == "offline":
+        if model:
+            raise UserError(f"--backend=offline uses no model, but --model_from_pretrained={model} is given. "
+                            "Leave one of them out.")
+        from syn_pipelines.utils.llm.offline import OfflineBackend
+
+        return OfflineBackend()
+    if not model:
+        raise UserError("--backend=transformers needs --model_from_pretrained (a local folder or a hub name).")
+    from syn_pipelines.utils.llm.transformers_backend import TransformersBackend
+
+    return TransformersBackend(model, batch_size=batch_size, n_gpu=n_gpu)

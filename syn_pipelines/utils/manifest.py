@@ -1,0 +1,119 @@
+"""What made a file: every output has a manifest beside it, and a manifest tells when its file is out of date.
+
+A manifest holds the step, its settings, the sha256 of every input (null: looked for and absent) and of the file itself,
+the counts and ``complete``. It holds no times (those go to run.log.jsonl), so equal work gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from syn_pipelines.utils.jsonl import file_hash, write_json
+from syn_pipelines.utils.paths import RunPaths, manifest_path
+
+log = logging.getLogger(__name__)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Manifest of a data file; {} when there is none or it cannot be used."""
+    try:
+        value = json.loads(manifest_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@dataclass
+class Publisher:
+    """Writes the manifests of one step's outputs.
+
+    settings: the options that shape the outputs. inputs: every file the step looked at, present or not. command: renews
+    the outputs.
+    """
+
+    paths: RunPaths
+    step: str
+    settings: Mapping[str, Any]
+    inputs: Iterable[Path]
+    command: str
+
+    def __post_init__(self) -> None:
+        self._hashes = {self._name(path): file_hash(path) for path in self.inputs}
+        self._written: set[Path] = set()
+
+    def _name(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.paths.run)).as_posix()
+
+    def publish(self, path: Path, sha256: str, counts: Mapping[str, Any], *, complete: bool = True,
+                inputs: Iterable[Path] | None = None, **extra: Any) -> None:
+        """Write the manifest of a finished file. ``inputs``: those of this file alone, all of the step's by default."""
+        names = sorted(self._hashes if inputs is None else {self._name(p) for p in inputs})
+        self._written.add(path)
+        write_json(manifest_path(path), {
+            "step": self.step, "file": path.name, "complete": complete, "counts": dict(counts),
+            "settings": dict(self.settings), **extra, "inputs": {name: self._hashes[name] for name in names},
+            "command": self.command, "sha256": sha256,
+        })
+
+    def remove_others(self, candidates: Iterable[Path]) -> None:
+        """Take away this step's earlier outputs among ``candidates`` that this run no longer makes."""
+        for path in candidates:
+            if path not in self._written and read_manifest(path).get("step") == self.step:
+                log.warning("%s: removed, its inputs are gone.", path)
+                path.unlink(missing_ok=True)
+                manifest_path(path).unlink(missing_ok=True)
+
+
+def is_current(paths: RunPaths, steps: Collection[str], settings: Mapping[str, Any], files: Iterable[Path]) -> bool:
+    """Whether all these files exist, unchanged, complete, made by one of ``steps`` with these settings from the inputs
+    as they are now."""
+    manifests = [(path, read_manifest(path)) for path in files]
+    return bool(manifests) and all(
+        m.get("step") in steps and m.get("settings") == dict(settings) and m.get("complete") is True
+        and file_hash(path) == m.get("sha256") and not changed_input(paths, m)
+        for path, m in manifests)
+
+
+def changed_input(paths: RunPaths, manifest: Mapping[str, Any]) -> str:
+    """Name of the first input that is no longer what the file was made from, or ""."""
+    for name, sha256 in manifest.get("inputs", {}).items():
+        if file_hash(paths.run / name) != sha256:
+            return name
+    return ""
+
+
+def stale_files(paths: RunPaths, among: Iterable[Path] | None = None) -> list[tuple[Path, str, str]]:
+    """(file, changed input, command that renews it) of every output made from something that has changed since.
+
+    ``among``: look at these files only; all files of the run by default.
+    """
+    if among is None:
+        manifests = sorted(paths.run.rglob("*.manifest.json"))
+    else:
+        manifests = [manifest_path(path) for path in among]
+    result = []
+    for path in manifests:
+        manifest = read_manifest(path.with_name(path.name.replace(".manifest.json", ".jsonl")))
+        if name := changed_input(paths, manifest):
+            result.append((path.with_name(manifest["file"]), name, manifest.get("command", "")))
+    return result
+
+
+def warn_of_stale(paths: RunPaths, among: Iterable[Path] | None = None) -> list[str]:
+    """Log one warning for each command that would renew something; returns the warnings."""
+    by_command: dict[str, list[tuple[Path, str]]] = {}
+    for path, name, command in stale_files(paths, among):
+        by_command.setdefault(command, []).append((path, name))
+    warnings = []
+    for command, found in by_command.items():
+        path, name = found[0]
+        more = f" and {len(found) - 1} more of that step" if len(found) > 1 else ""
+        warnings.append(f"{path}{more}: out of date, {name} has changed since. Renew with: {command}")
+        log.warning(warnings[-1])
+    return warnings

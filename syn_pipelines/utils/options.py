@@ -1,0 +1,292 @@
+"""Options of every script: one dataclass serves the command line, the YAML file and the notebook.
+
+Order of precedence: defaults < top-level YAML keys < the script's YAML section < flags or keywords.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import importlib
+import math
+import shlex
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from syn_pipelines.utils.errors import UserError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+# Every script with an Options class; a YAML section may carry any of these names.
+SCRIPTS = (
+    "s0_prepare_data", "s1_predict_data", "s2_continous_generation", "s3_predict_syn_data", "s4_split_data",
+    "s5_merge_data", "s6_combine_syn_fusion_label", "s7_pred_syn_data", "s8_process_label_and_combine",
+    "train_ner", "eval_ner", "run_all",
+)
+# At the top of a YAML file these two mean the language model; steps with another meaning for them take a section.
+LLM_ONLY = {"model_from_pretrained", "batch_size"}
+LLM_SCRIPTS = {"s1_predict_data", "s2_continous_generation", "s3_predict_syn_data"}
+
+
+def option(default: Any, help: str, *, choices: Sequence[str] = (), check: Callable[[Any], str] | None = None) -> Any:
+    """A dataclass field with its help text. ``check`` returns what is wrong with a value, or "" when it is fine."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "check": check})
+
+
+def at_least(low: float) -> Callable[[float], str]:
+    """Check: the number is ``low`` or more."""
+    return lambda value: "" if value >= low else f"must be at least {low}"
+
+
+def between(low: float, high: float) -> Callable[[float], str]:
+    """Check: the number lies in [low, high]."""
+    return lambda value: "" if low <= value <= high else f"must lie between {low} and {high}"
+
+
+def folder_name(value: str) -> str:
+    """Check: one plain folder name, so that no value can lead out of the data folder."""
+    bad = value in ("", ".", "..") or any(c in "/\\" or not c.isprintable() for c in value) or value.startswith(".")
+    return "must be a plain folder name without '/', '\\' or a leading '.'" if bad else ""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The flags that name a data set and a run."""
+
+    file_dir: str = option("./data/few_shot", "folder that holds the data sets")
+    file_name: str = option("sample_zh", "data set: name of a folder under --file_dir", check=folder_name)
+    save_type_name: str = option("GLM4", "run: name of the folder of this run's files, inside the data set's folder",
+                                 check=folder_name)
+    seed: int = option(42, "seed of every random choice")
+    config: str = option("", "YAML file with options; flags win over it")
+
+
+@dataclass(frozen=True)
+class TextOptions(DataOptions):
+    """The flags of steps that need to know how tokens join into text."""
+
+    dense_lang: str = option("auto", "1: tokens join without blanks (zh, ja); 0: with one blank; auto: 1 when at least "
+                             "95 %% of the tokens are single characters", choices=("auto", "0", "1"))
+    lang: str = option("auto", "language of the text", choices=("auto", "zh", "en", "ja", "ko"))
+
+
+@dataclass(frozen=True)
+class LlmOptions(TextOptions):
+    """The flags of the steps that ask a language model."""
+
+    n_gpu: str = option("0", "index of the GPU, or several: 0,1; without any GPU the CPU is used")
+    model_from_pretrained: str = option("", "language model: local folder or hub name")
+    backend: str = option("auto", "what answers: auto takes transformers when a model is given; offline needs no "
+                          "model and is a try-out, not an LLM", choices=("auto", "transformers", "offline"))
+    skip: int = option(-1, "leave out the first N sentences now; -1: none", check=at_least(-1))
+    limit: int = option(-1, "ask at most N sentences now, a later run asks the rest; -1: all", check=at_least(-1))
+    overwrite: bool = option(False, "throw away the replies of an earlier run and ask all again")
+    retry_failed: bool = option(False, "ask only the sentences again whose reply was rejected or failed")
+
+
+def script_name(options: type) -> str:
+    """Name of the script that defines this Options class: "s4_split_data"."""
+    return Path(sys.modules[options.__module__].__file__ or options.__module__).stem
+
+
+def load_options(cls: type, cmd_args: bool | Sequence[str] = True, overrides: Mapping[str, Any] | None = None) -> Any:
+    """Build ``cls`` from the command line, a list of arguments, or keywords only.
+
+    Args:
+        cls: a frozen dataclass whose fields were made by ``option``.
+        cmd_args: True parses ``sys.argv``; a list parses that list; False reads no command line at all.
+        overrides: keywords; a keyword and a flag mean the same, the flag wins.
+    Raises:
+        UserError: any unknown or ill-typed value, all of them in one message.
+    """
+    given = dict(overrides or {})
+    if cmd_args is not False:
+        given |= parse_flags(cls, sys.argv[1:] if cmd_args is True else list(cmd_args))
+    return build_options(cls, given)
+
+
+def build_options(cls: type, given: Mapping[str, Any]) -> Any:
+    """Options from explicitly given values over those of the YAML file they name."""
+    fields = {f.name for f in dataclasses.fields(cls)}
+    problems = [f"unknown option {name!r}{_did_you_mean(name, fields)}" for name in given if name not in fields]
+    config = str(given.get("config") or "")
+    values = read_config(config)[script_name(cls)] if config else {}
+    if given.get("model_from_pretrained") and values.get("backend") == "offline":
+        del values["backend"]  # a model given as a flag is meant to be used
+    values |= given
+    cleaned = {}
+    for field in dataclasses.fields(cls):
+        if field.name in values:
+            try:
+                cleaned[field.name] = _convert(field, typing.get_type_hints(cls)[field.name], values[field.name])
+            except ValueError as err:
+                problems.append(f"--{field.name}: {err}")
+    if problems:
+        raise UserError(f"{script_name(cls)}: {'; '.join(problems)}. See --help.")
+    return cls(**cleaned)
+
+
+def command_of(opts: Any, **changed: Any) -> str:
+    """The command line that gives these options, defaults left out, ready to paste.
+
+    ``changed``: options to set otherwise in that line; None leaves one out.
+    """
+    words = ["python", f"syn_pipelines/{script_name(type(opts))}.py"]
+    for field in dataclasses.fields(opts):
+        value = changed[field.name] if field.name in changed else getattr(opts, field.name)
+        if value is not None and (value != field.default or field.name == "file_name"):
+            words.append(f"--{field.name}={int(value) if isinstance(value, bool) else value}")
+    return shlex.join(words)
+
+
+def parse_flags(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
+    """The flags that were really given, values still as text. ``--help`` prints and exits."""
+    parser = _Parser(prog=f"{script_name(cls)}.py", description=sys.modules[cls.__module__].__doc__,
+                     formatter_class=_HelpFormatter, allow_abbrev=False)
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        shown = field.default if field.default != "" else "none"
+        settings: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS,
+                                    "help": f"{field.metadata['help']} (default: {shown})"}
+        if hints[field.name] is bool:
+            parser.add_argument(f"--{field.name}", nargs="?", const="1", metavar="0|1", **settings)
+            parser.add_argument(f"--no-{field.name}", action="store_const", const="0", dest=field.name,
+                                default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        else:
+            choices = field.metadata["choices"]
+            metavar = "|".join(choices) if choices else _type_name(hints[field.name]).upper()
+            parser.add_argument(f"--{field.name}", metavar=metavar, **settings)
+    return vars(parser.parse_args(list(arguments)))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{self.prog}: {message}. See --help.")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=110)
+
+
+def _type_name(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        return _type_name(next(t for t in hint.__args__ if t is not type(None)))
+    return {int: "N", float: "X"}.get(hint, "TEXT")
+
+
+def _convert(field: dataclasses.Field, hint: Any, value: Any) -> Any:
+    """The value as the field's type, checked; ValueError says what is wrong with it."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(t for t in hint.__args__ if t is not type(None))
+    value = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_text}[hint](value)
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+    problem = field.metadata["check"](value) if field.metadata["check"] else ""
+    if problem:
+        raise ValueError(f"{value!r} {problem}")
+    return value
+
+
+def _to_bool(value: Any) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if str(value).strip().lower() not in known:
+        raise ValueError(f"{value!r} is neither 0 nor 1")
+    return known[str(value).strip().lower()]
+
+
+def _to_int(value: Any) -> int:
+    try:
+        if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{value!r} is not a whole number") from None
+
+
+def _to_float(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a number")
+    return number
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):  # n_gpu=[0, 1] in a notebook or a YAML file
+        return ",".join(map(_to_text, value))
+    if isinstance(value, bool):  # YAML's yes/no and a notebook's dense_lang=True
+        return str(int(value))
+    if isinstance(value, (str, int, float, Path)):
+        return str(value)
+    raise ValueError(f"{value!r} is not a text")
+
+
+def read_config(path: str) -> dict[str, dict[str, Any]]:
+    """Options by script name from a YAML file.
+
+    Raises:
+        UserError: unreadable file, YAML error (with its line), or a key that no script has; all keys in one message.
+    """
+    import yaml  # only runs with --config need it
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as err:
+        raise UserError(f"{path}: cannot be read ({err.strerror}). Give --config the path of a YAML file.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8. Save it as UTF-8.") from None
+    except yaml.YAMLError as err:
+        line = getattr(getattr(err, "problem_mark", None), "line", 0) + 1
+        raise UserError(f"{path}:{line}: is not valid YAML ({getattr(err, 'problem', err)}). Correct the line.") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not keys and values. Write lines such as 'seed: 42'.")
+    return _by_script(path, content)
+
+
+def _by_script(path: str, content: dict[Any, Any]) -> dict[str, dict[str, Any]]:
+    fields = {name: {f.name for f in dataclasses.fields(_options_of(name))} for name in SCRIPTS}
+    every = set().union(*fields.values())
+    result: dict[str, dict[str, Any]] = {name: {} for name in SCRIPTS}
+    sections: dict[str, dict[str, Any]] = {}
+    problems = []
+    for key, value in content.items():
+        if key in fields:
+            if not isinstance(value, dict):
+                problems.append(f"section {key!r} holds no keys")
+                continue
+            problems += [f"{key} has no option {k!r}{_did_you_mean(k, fields[key])}" for k in value if k not in fields[key]]
+            sections[key] = value
+        elif key not in every or key == "config":
+            problems.append(f"no step has an option {key!r}{_did_you_mean(key, every | set(SCRIPTS))}")
+        else:
+            takers = LLM_SCRIPTS if key in LLM_ONLY else SCRIPTS
+            for name in takers:
+                if key in fields[name]:
+                    result[name][key] = value
+    if problems:
+        raise UserError(f"{path}: {'; '.join(problems)}. Correct the keys.")
+    return {name: {**result[name], **sections.get(name, {})} for name in SCRIPTS}
+
+
+def _options_of(script: str) -> type:
+    # By name and on demand: the keys of a YAML file belong to the scripts, and importing them here at the top
+    # would turn the one-way imports (steps -> utils) into a circle.
+    return importlib.import_module(f"syn_pipelines.{script}").Options
+
+
+def _did_you_mean(word: Any, known: set[str]) -> str:
+    close = difflib.get_close_matches(str(word), sorted(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

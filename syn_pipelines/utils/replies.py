@@ -1,0 +1,200 @@
+"""Read a model's reply: find the JSON in it, mend what models get wrong, return the items as the model wrote them.
+
+Strict JSON is taken as it is. Anything else is searched for objects and arrays by a tolerant reader (`_loose_json`),
+and what they hold becomes items whatever the shape (`_reply_items`). Which of several values is the answer:
+
+1. Values with nothing but blanks, commas, list marks or code fences between them belong together (JSON lines, one
+   fenced block after the other); so do single objects that are items, with any text between.
+2. Of several groups the last one with items counts: models show an example or a draft first and the answer last.
+
+Examples:
+    '```json\n[{"name": "Ann", "label": "PERSON"},]\n```'   ->  [{"entity": "Ann", "type": "PERSON"}], repaired
+    '{"人名": ["张三", "李四"], "地名": ["北京'                ->  only 张三 and 李四: 北京 may be half a name
+    'There are no entities.'                                 ->  rejected, no_json
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from syn_pipelines.utils._loose_json import Num, Obj, TopValue, decode_strict, read_values, unescape
+from syn_pipelines.utils._reply_items import CANONICAL, Found, Mode, is_closed, is_pair
+
+__all__ = ["Mode", "ParsedReply", "parse_reply"]
+
+_BLANK = " \t\r\n\f\v\u00a0\u3000\ufeff\u200b"
+_THINK_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_THINK_START = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_GAP = re.compile(r"(?:[\s\ufeff\u200b,，;；、。.\]}】］｝*•-]|```\w{0,12}|\d{1,4}[.):、])*")
+_MAX_GAP = 80  # code points; a longer gap between two values is text
+_FIRST_QUOTE = re.compile(r"[\[{][^\"]*?(\\*)\"")
+
+
+@dataclass(frozen=True)
+class ParsedReply:
+    """What a reply said.
+
+    Attributes:
+        items: [{"entity", "type"}, ...] or [{"word", "pos"}, ...] in the reply's order, duplicates kept; the values are
+            decoded but neither stripped nor normalised, and can be stored as UTF-8. A surface may be empty.
+        status: "ok": a JSON array of well-formed items, as asked for; "repaired": usable, but something was mended or
+            left out; "rejected": nothing usable, ``items`` is empty.
+        reason: "" for ok; for repaired what was mended, the gravest first ("unterminated" before all others, then from
+            the outside in); for rejected why (empty_reply, no_json, no_items, unclosed_think, unterminated).
+        dropped: members left out because they are no items (null, no surface, no type, half a surrogate pair). The
+            item that an unterminated reply broke off in is not counted here.
+    """
+
+    items: list[dict[str, str]]
+    status: str
+    reason: str
+    dropped: int
+
+
+def parse_reply(reply: str, mode: Mode, *, cut: bool = False) -> ParsedReply:
+    """Read the items of a model's reply; never raises, whatever the text.
+
+    Args:
+        reply: the text as generated.
+        mode: "entity" or "pos": the keys of the items returned. Either mode's keys are understood in both.
+        cut: generation stopped at the token limit. Items whose closing brace is there are kept either way; a missing
+            brace is then never taken for a forgotten one.
+    """
+    text = reply.lstrip(_BLANK)
+    if not text:
+        return ParsedReply([], "rejected", "empty_reply", 0)
+    notes = ["bom"] if "\ufeff" in reply[:len(reply) - len(text)] else []
+    double_escapes = reply.isascii() and "\\\\u" in reply
+    try:
+        value = decode_strict(text)
+    except ValueError:
+        return _read_tolerantly(text, mode, cut, notes, double_escapes)
+    if isinstance(value, str) and not isinstance(value, Num):
+        return _inner_reply(value, mode, cut)
+    if not isinstance(value, (list, Obj)):
+        return ParsedReply([], "rejected", "no_json", 0)
+    found = _collect([TopValue(value, 0, len(text), "")], mode, double_escapes)
+    return _result(found, [*notes, *found.notes, "single_object" if isinstance(value, Obj) else ""])
+
+
+def _inner_reply(reply: str, mode: Mode, cut: bool) -> ParsedReply:
+    """The whole reply was a JSON string with the reply in it."""
+    inner = parse_reply(reply, mode, cut=cut)
+    if inner.status == "ok":
+        return ParsedReply(inner.items, "repaired", "json_string", inner.dropped)
+    return inner
+
+
+def _read_tolerantly(text: str, mode: Mode, cut: bool, notes: list[str], double_escapes: bool) -> ParsedReply:
+    text, mended = _without_wrapping(text)
+    values, open_think = read_values(text, cut=cut)
+    found, used = _answer(text, values, mode, double_escapes)
+    if found is None:
+        return _rejected(values, open_think, mode)
+    around = _outside(text, values)
+    hows = [value.how for value in used]
+    notes = [
+        "unterminated" if "unterminated" in hows else "", *notes, *mended,
+        "think" if open_think or _THINK_START.search(around) else "",
+        "code_fence" if "```" in around else "",
+        "prose" if re.search(r"\w", re.sub(r"```\w*", "", around)) else "",
+        *(how for how in ("loose_json", "control_chars") if how in hows),
+        "json_lines" if len(used) > 1 else "",
+        *found.notes,
+        "single_object" if isinstance(used[0].value, Obj) else "",
+    ]
+    return _result(found, notes)
+
+
+def _result(found: Found, notes: list[str]) -> ParsedReply:
+    reasons = [note for note in notes if note]
+    if not found.items and found.dropped:
+        return ParsedReply([], "rejected", "no_items", found.dropped)
+    surface_key, type_key = CANONICAL[found.mode]
+    items = [{surface_key: surface, type_key: type_} for surface, type_ in found.items]
+    return ParsedReply(items, "repaired" if reasons else "ok", reasons[0] if reasons else "", found.dropped)
+
+
+def _without_wrapping(text: str) -> tuple[str, list[str]]:
+    """Cut off thoughts that only end (their opening tag was part of the prompt), undo a second layer of escapes."""
+    mended = []
+    end, start = _THINK_END.search(text), _THINK_START.search(text)
+    if end is not None and (start is None or end.start() < start.start()):
+        text = text[end.end():]
+        mended.append("think")
+    quote = _FIRST_QUOTE.search(text)
+    if quote is not None and quote.group(1):
+        text = unescape(text)
+        mended.append("escaped")
+    return text, mended
+
+
+def _collect(values: list[TopValue], mode: Mode, double_escapes: bool) -> Found:
+    """The items of values that belong together."""
+    found = Found(mode, undo_double_escapes=double_escapes)
+    if len(values) > 1 and all(is_pair(value.value) for value in values):
+        found.array([value.value for value in values])
+        return found
+    for value in values:
+        one = Found(mode, undo_double_escapes=double_escapes)
+        if isinstance(value.value, Obj):
+            one.object(value.value)
+        else:
+            one.array(value.value)
+        if one.items or len(values) == 1:  # brackets of the prose hold no items and lose none
+            found.items += one.items
+            found.dropped += one.dropped
+            for note in one.notes:
+                found.note(note)
+    return found
+
+
+def _answer(text: str, values: list[TopValue], mode: Mode, double_escapes: bool) -> tuple[Found | None, list[TopValue]]:
+    """The group of values that is the answer (see the module's rules) with its items; None when there is none."""
+    groups = _groups(text, values)
+    read = [(_collect(group, mode, double_escapes), group) for group in groups]
+    full = [(found, group) for found, group in read if found.items]
+    if len(full) > 1 and all(isinstance(value.value, Obj) for _, group in full for value in group):
+        joined = [value for _, group in full for value in group]
+        return _collect(joined, mode, double_escapes), joined
+    if full:
+        return full[-1]
+    empty = [(found, group) for found, group in read if not found.dropped and all(_says_nothing(v) for v in group)]
+    return empty[-1] if empty else (None, [])
+
+
+def _says_nothing(value: TopValue) -> bool:
+    """Whether the value is an answer without items, such as [] or {"PERSON": []}, and came to its end."""
+    return value.how != "unterminated" and is_closed(value.value)
+
+
+def _groups(text: str, values: list[TopValue]) -> list[list[TopValue]]:
+    groups: list[list[TopValue]] = []
+    for value in values:
+        gap = text[groups[-1][-1].end:value.start] if groups else ""
+        if groups and len(gap) <= _MAX_GAP and _GAP.fullmatch(gap):
+            groups[-1].append(value)
+        else:
+            groups.append([value])
+    return groups
+
+
+def _outside(text: str, values: list[TopValue]) -> str:
+    """The text around the values."""
+    pieces, pos = [], 0
+    for value in values:
+        pieces.append(text[pos:value.start])
+        pos = max(pos, value.end)
+    return "\n".join([*pieces, text[pos:]])
+
+
+def _rejected(values: list[TopValue], open_think: bool, mode: Mode) -> ParsedReply:
+    dropped = sum(_collect([value], mode, False).dropped for value in values)
+    if open_think:
+        reason = "unclosed_think"
+    elif any(value.how == "unterminated" for value in values):
+        reason = "unterminated"
+    else:
+        reason = "no_items" if dropped else "no_json"
+    return ParsedReply([], "rejected", reason, dropped)

@@ -1,0 +1,143 @@
+"""What a step tells a person: log lines on standard error, and a summary whose numbers add up."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.options import script_name
+from syn_pipelines.utils.paths import RunPaths
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Account:
+    """``total`` things of one kind (sentences, items, spans) and what became of them; the parts must add up."""
+
+    what: str
+    total: int
+    parts: dict[str, int]
+    reasons: dict[str, int] = field(default_factory=dict)  # of the parts that were lost
+
+    def __post_init__(self) -> None:
+        if sum(self.parts.values()) != self.total:
+            raise AssertionError(f"{self.what}: {self.total} is not the sum of {self.parts}: a record got lost")
+
+    def __str__(self) -> str:
+        parts = " + ".join(f"{n:,} {name}" for name, n in self.parts.items()) or "0"
+        reasons = ", ".join(f"{n:,} {name}" for name, n in sorted(self.reasons.items(), key=lambda r: (-r[1], r[0])))
+        return f"{self.total:,} {self.what} = {parts}" + (f" ({reasons})" if reasons else "")
+
+
+@dataclass
+class Summary:
+    """Result of a step: what it read, what became of it, which files it wrote (path: rows), what to look at."""
+
+    step: str
+    accounts: list[Account] = field(default_factory=list)
+    outputs: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    up_to_date: bool = False
+    seconds: float = 0.0
+
+    def warn(self, text: str) -> None:
+        """Log a warning and keep it."""
+        log.warning("%s", text)
+        self.warnings.append(text)
+
+    def __str__(self) -> str:
+        head = f"{self.step}: " + ("nothing to do, all is up to date" if self.up_to_date else f"done in {self.seconds:.1f} s")
+        lines = [head, *(f"  {account}" for account in self.accounts), *(f"  {note}" for note in self.notes)]
+        if self.outputs and not self.up_to_date:
+            lines.append("  wrote " + ", ".join(f"{path} ({rows:,})" for path, rows in self.outputs.items()))
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        return dataclasses.asdict(self)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{html.escape(a.what)}</td><td>{a.total:,}</td><td>{html.escape(str(a))}</td></tr>"
+                       for a in self.accounts)
+        files = "".join(f"<li><code>{html.escape(path)}</code> ({rows:,} rows)</li>" for path, rows in self.outputs.items())
+        warned = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
+        return (f"<b>{html.escape(self.step)}</b><table>{rows}</table><ul>{files}</ul>"
+                + (f"<p>Warnings:</p><ul>{warned}</ul>" if warned else ""))
+
+
+def with_reasons(counts: Mapping[str, int]) -> dict[str, int]:
+    """A plain dict in a fixed order, zeros left out."""
+    return {name: counts[name] for name in sorted(counts) if counts[name]}
+
+
+@contextmanager
+def step_log(opts: Any, paths: RunPaths) -> Iterator[Summary]:
+    """Name the step, time it, log its summary, and keep a line about it in run.log.jsonl."""
+    summary = Summary(script_name(type(opts)))
+    settings = {f.name: getattr(opts, f.name) for f in dataclasses.fields(opts)}
+    shown = " ".join(f"{f.name}={settings[f.name]}" for f in dataclasses.fields(opts) if settings[f.name] != "")
+    log.info("%s: %s", summary.step, shown)
+    started = time.time()
+    try:
+        yield summary
+    except BaseException as err:
+        _append(paths.log, {"time": started, "step": summary.step, "options": settings, "ended": type(err).__name__,
+                            "error": str(err)[:500], "seconds": round(time.time() - started, 3)})
+        raise
+    summary.seconds = time.time() - started
+    log.info("%s", summary)
+    _append(paths.log, {"time": started, "step": summary.step, "options": settings, "ended": "done", **summary.as_dict()})
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as err:  # the log is a convenience: a full disk shows up where data are written
+        log.warning("%s: cannot be written (%s)", path, err.strerror)
+
+
+def progress(items: Iterable[Any], *, total: int, what: str, unit: str) -> Any:
+    """A progress bar with rate and time left on a terminal, nothing elsewhere."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=what, unit=unit, disable=None, mininterval=0.5, dynamic_ncols=True)
+
+
+def count_reasons(reasons: Iterable[str]) -> Counter[str]:
+    """Reasons without their details: "too_long: 900 tokens" counts as "too_long"."""
+    return Counter(reason.split(":", 1)[0] for reason in reasons)
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Run a script's ``main`` as a command: messages to standard error, exit 2 for what the user can mend.
+
+    Exit codes: 0 done, 2 bad input, 130 interrupted (what is finished is kept).
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    try:
+        main()
+    except UserError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as err:
+        print(f"error: {err.filename or 'file'}: {err.strerror or err}. Nothing already finished is lost; "
+              "mend this and run the same command again.", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept; the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)

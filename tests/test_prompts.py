@@ -1,0 +1,113 @@
+"""Prompt files and their placeholders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.prompts import PROMPT_DIR, TASKS, Prompt, load_prompt
+
+LANGUAGES = ("zh", "en", "ja", "ko")
+ALL = [(task, lang) for task in TASKS for lang in LANGUAGES]
+EXAMPLE = re.compile(
+    r"^(?:句子|Sentence|文|문장)[:：] ?(?P<sentence>.+)\n(?:输出|Answer|出力|출력)[:：] ?(?P<answer>\[.+\])$", re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("task", "lang"), ALL)
+def test_every_shipped_prompt_puts_the_sentence_last_and_keeps_it_verbatim(task: str, lang: str):
+    prompt = load_prompt(task, lang)
+    sentence = 'tab\t "quotes" {{entities}} \\1 \\g<0> 北京 😀'
+    before, after = prompt.render(sentence, "E").split(sentence)
+    assert prompt.name == f"{task}.{lang}.v1"
+    assert prompt.sha256 == hashlib.sha256(prompt.text.encode()).hexdigest()
+    assert len(before) > 200 and len(after) < 16
+    assert "{{" not in before + after
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_explain_prompt_shows_the_entities_one_a_line(lang: str):
+    rendered = load_prompt("explain", lang).render("S", "A: first\nB: second")
+    assert "\nA: first\nB: second\n" in rendered
+
+
+@pytest.mark.parametrize(("task", "lang"), [pair for pair in ALL if pair[0] != "explain"])
+def test_the_example_in_a_prompt_is_valid_json_about_its_own_sentence(task: str, lang: str):
+    match = EXAMPLE.search(load_prompt(task, lang).text)
+    items = json.loads(match["answer"])
+    if task == "entity":
+        assert all(set(item) == {"entity", "type"} and item["entity"] in match["sentence"] for item in items)
+    else:
+        assert all(set(item) == {"word", "pos"} for item in items)
+        assert "".join(item["word"] for item in items) == match["sentence"].replace(" ", "")
+
+
+@pytest.mark.parametrize(("task", "lang"), [pair for pair in ALL if pair[0] != "explain"])
+def test_the_names_in_an_example_are_among_the_names_the_prompt_offers(task: str, lang: str):
+    text = load_prompt(task, lang).text
+    match = EXAMPLE.search(text)
+    offered = {name.strip() for name in re.split(r"[,，、:：.。\n]", text[: match.start()])}
+    assert {item.get("type") or item.get("pos") for item in json.loads(match["answer"])} <= offered
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_english_and_korean_prompts_hold_no_chinese_characters(task: str):
+    for lang in ("en", "ko"):
+        assert not re.search(r"[\u4e00-\u9fff]", load_prompt(task, lang).text)
+
+
+def test_the_highest_version_wins_as_a_number(tmp_path: Path):
+    for version in (2, 9, 10):
+        (tmp_path / f"entity.xx.v{version}.txt").write_text(f"{version} {{{{sentence}}}}\n", encoding="utf-8")
+    (tmp_path / "entity.xx.v11.txt.bak").write_text("not a prompt", encoding="utf-8")
+    prompt = load_prompt("entity", "xx", folder=tmp_path)
+    assert (prompt.name, prompt.text) == ("entity.xx.v10", "10 {{sentence}}")
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "message"),
+    [
+        ("entity", "no place for it\n", r"entity\.xx\.v1\.txt:1: \{\{sentence\}\} is missing"),
+        ("explain", "a\n{{sentence}}\n", r"explain\.xx\.v1\.txt:2: \{\{entities\}\} is missing"),
+        ("pos", "{{sentence}}\n{{sentense}}", r"pos\.xx\.v1\.txt:2: unknown placeholder \{\{sentense\}\}"),
+        ("pos", "{{sentence}}\n\n{{sentence}}", r"pos\.xx\.v1\.txt:3: .*second time"),
+        ("pos", "{{sentence}} {{entities}}", r"unknown placeholder \{\{entities\}\}"),
+    ],
+)
+def test_wrong_placeholders_are_reported_with_their_line(tmp_path: Path, task: str, text: str, message: str):
+    (tmp_path / f"{task}.xx.v1.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        load_prompt(task, "xx", folder=tmp_path)
+
+
+def test_a_missing_language_names_those_that_exist():
+    with pytest.raises(UserError, match=r"entity\.fr\.v1\.txt.*'fr'.*en, ja, ko, zh"):
+        load_prompt("entity", "fr")
+
+
+def test_a_missing_task_names_the_tasks():
+    with pytest.raises(UserError, match=r"'summary'.*entity, pos, explain"):
+        load_prompt("summary", "zh")
+
+
+def test_a_prompt_in_another_encoding_is_named(tmp_path: Path):
+    (tmp_path / "pos.xx.v1.txt").write_bytes("句子 {{sentence}}".encode("gbk"))
+    with pytest.raises(UserError, match=r"pos\.xx\.v1\.txt: not UTF-8"):
+        load_prompt("pos", "xx", folder=tmp_path)
+
+
+def test_prompt_files_are_found_in_the_project():
+    assert sorted(path.name for path in PROMPT_DIR.glob("*.v1.txt")) == sorted(f"{t}.{x}.v1.txt" for t, x in ALL)
+
+
+@given(st.text(), st.text())
+def test_rendering_inserts_both_values_once_and_as_they_are(sentence: str, entities: str):
+    prompt = Prompt("explain.xx.v1", "a {{entities}} b {{sentence}} c", "")
+    assert prompt.render(sentence, entities) == f"a {entities} b {sentence} c"
