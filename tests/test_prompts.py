@@ -17,7 +17,9 @@ from syn_pipelines.utils.prompts import PROMPT_DIR, TASKS, Prompt, load_prompt
 LANGUAGES = ("zh", "en", "ja", "ko")
 ALL = [(task, lang) for task in TASKS for lang in LANGUAGES]
 EXAMPLE = re.compile(
-    r"^(?:句子|Sentence|文|문장)[:：] ?(?P<sentence>.+)\n(?:输出|Answer|出力|출력)[:：] ?(?P<answer>\[.+\])$", re.MULTILINE
+    r"^(?:句子|Sentence|文|문장)[:：] ?(?P<sentence>.+)\n"
+    r"(?:输出|Answer|出力|출력)[:：] ?(?P<answer>\[.+\])$",
+    re.MULTILINE,
 )
 
 

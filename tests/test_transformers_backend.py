@@ -25,8 +25,9 @@ from syn_pipelines.utils.llm.transformers_backend import (
     batch_length,
     cut_reply,
     merge_system,
+    nucleus_floor,
 )
-from syn_pipelines.utils.llm.transformers_loading import choose_placement, parse_gpus
+from syn_pipelines.utils.llm.transformers_loading import Placement, choose_placement, load_model, parse_gpus
 
 HERE = [kind for kind in KINDS if supports(kind)]
 each_kind = pytest.mark.parametrize(
@@ -306,6 +307,12 @@ def test_placement_follows_the_gpus_of_the_machine(monkeypatch):
     assert (two.dtype, two.device_map, two.max_memory) == ("bfloat16", "auto", {0: 900, 1: 1800})
     with pytest.raises(UserError, match=r"--n_gpu=2: this machine has 2 GPU\(s\)"):
         choose_placement([0, 2])
+
+
+def test_a_model_larger_than_the_memory_is_said_so(folders):
+    """With the CPU in the place of the GPUs: what does not fit must not spill to the disk in silence."""
+    with pytest.raises(UserError, match="larger than the free memory. Name more GPUs"):
+        load_model(str(folders["llama"]), Placement("float32", "auto", {"cpu": 100_000}))
 
 
 # ---- batches ----
@@ -625,6 +632,22 @@ def test_a_drawn_token_lies_in_the_smallest_set_that_reaches_top_p(scores, seed,
     better = float(probabilities[probabilities > probabilities[token]].sum())
     assert better < top_p + 1e-9 or scores[token] == max(scores)
     assert token == draw(scores, seed=seed, temperature=temperature, top_p=top_p)
+
+
+def test_the_nucleus_is_the_same_whether_few_or_all_tokens_are_sorted():
+    spread = torch.tensor([[0.01], [1], [2], [4], [8], [1]])
+    scores = torch.randn(6, 3000, generator=torch.Generator().manual_seed(1)) * spread
+    scores[5] = 0.0  # all tokens tie: all belong
+    probabilities = torch.softmax(scores.double(), -1)
+    for top_p in (0.0, 0.3, 0.8, 0.999, 1.0):
+        floor = nucleus_floor(probabilities, torch.full((6, 1), top_p, dtype=torch.float64))
+        for row, least in zip(probabilities, floor):
+            inside = row[row >= least]
+            assert inside.sum() >= top_p - 1e-9
+            assert len(inside) == len(row) if top_p == 1 else row[row > least].sum() < max(top_p, 1e-9)
+    one_by_one = [nucleus_floor(row[None], torch.tensor([[0.8]], dtype=torch.float64)) for row in probabilities]
+    together = nucleus_floor(probabilities, torch.full((6, 1), 0.8, dtype=torch.float64))
+    assert torch.equal(torch.cat(one_by_one), together)
 
 
 def test_tokens_are_drawn_as_often_as_their_probability_says():

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from syn_pipelines.utils.errors import UserError
@@ -154,7 +155,7 @@ def has_nested(sentences: Iterable[Sentence], labels: Iterable[str]) -> bool:
     wanted = set(labels)
     for sentence in sentences:
         spans = sorted((s, e) for s, e, label in sentence.entities if label in wanted)
-        if any(following[0] < previous[1] for previous, following in zip(spans, spans[1:])):
+        if any(following[0] < previous[1] for previous, following in pairwise(spans)):
             return True
     return False
 

@@ -1,7 +1,7 @@
 """What of a model's explanation is worth keeping: candidate sentences, each with the reason that speaks against it.
 
-``markup`` takes out whole blocks and lines first; the sentences of the rest are judged here one by one. Every piece of a
-reply ends as kept or with one of ``REASONS``.
+``markup`` takes out whole blocks and lines first; the sentences of the rest are judged here one by one. Every piece of
+a reply ends as kept or with one of ``REASONS``.
 """
 
 from __future__ import annotations
@@ -49,14 +49,16 @@ _REFUSAL = re.compile(
     r"|我(?:无法|不能|没有办法|没办法|不便)(?:[为帮给]您|[为帮给]你)?(?:直接)?"
     r"(?:提供|回答|继续|完成|生成|协助|帮助|满足|处理|续写|解释|讨论|执行)"
     r"|(?:AI|人工知能|言語モデル)(?:アシスタント|モデル)?(?:として|なので|ですので|であるため|である私)"
-    r"|(?:お答え|お手伝い|ご提供|ご回答|生成)(?:する)?(?:こと)?[はが]?(?:いた|致)?し?(?:できません|出来ません|できかねます|かねます)"
+    r"|(?:お答え|お手伝い|ご提供|ご回答|生成)(?:する)?(?:こと)?[はが]?(?:いた|致)?し?"
+    r"(?:できません|出来ません|できかねます|かねます)"
     r"|(?:인공지능|AI|언어)\s?(?:언어\s?)?(?:모델|어시스턴트)(?:로서|이기|이므로|입니다|이라)"
     r"|(?:도와드릴|제공할|제공해 드릴|답변할|답변드릴|생성할|계속할)\s?수\s?(?:가\s?)?없",
     re.IGNORECASE,
 )
 # People say these too: a refusal only where the reply begins.
 _REFUSAL_OPENING = re.compile(
-    r"\W*(?:i(?: am|'m|’m) (?:very |so |really )?sorry\b|(?:sorry|apologies|unfortunately)\W|i apologi[sz]e\b|my apologies\b"
+    r"\W*(?:i(?: am|'m|’m) (?:very |so |really )?sorry\b|(?:sorry|apologies|unfortunately)\W"
+    r"|i apologi[sz]e\b|my apologies\b"
     r"|i (?:cannot|can't|can’t|can not|am unable|am not able)\b|(?:非常|很|十分)?(?:抱歉|对不起)|我(?:无法|不能)"
     r"|(?:大変|誠に)?申し訳(?:ありません|ございません|ない)|죄송(?:합니다|하지만|해요))",
     re.IGNORECASE,
@@ -68,7 +70,8 @@ _CHATTER = re.compile(
     r"|i hope (?:this|that|it) helps|(?:please )?let me know if|feel free to (?:ask|let|reach|contact)"
     r"|if you (?:have|need) (?:any|more|further)"
     r"|(?:当然(?:可以)?|好的|没问题)[，,！!。.：:](?:.*(?:以下|下面|续写|解释|帮)|\W*$)"
-    r"|(?:以下|下面)(?:是|为).{0,20}(?:续写|解释|说明|句子|文本|内容|实体)|希望(?:这|以上|我的).{0,10}(?:帮助|满意)"
+    r"|(?:以下|下面)(?:是|为).{0,20}(?:续写|解释|说明|句子|文本|内容|实体)"
+    r"|希望(?:这|以上|我的).{0,10}(?:帮助|满意)"
     r"|如果(?:您|你)(?:还)?(?:有|需要).{0,12}(?:问题|帮助|信息)|(?:はい|承知|かしこまり|もちろん).{0,12}(?:以下|続き|説明)"
     r"|以下[はにが].{0,20}(?:続き|説明|文|回答)|(?:ご|何か)不明な点|(?:네|물론|알겠습니다)[,.! ].*(?:다음은|아래|설명|이어)"
     r"|(?:다음은|아래는)\s.{0,30}(?:입니다|설명)|도움이\s?(?:되었기|되길|되셨|필요하))",
@@ -111,8 +114,8 @@ def candidates(
         dense, lang: of the data set, as for ``tokenize`` and ``split_sentences``.
         cut: generation stopped at its token limit, so a last full stop after a digit or a letter is not trusted.
     Returns:
-        pieces in the order of the reply, none blank. The tokens of one with reason "", joined, are its text without white
-        space. A line without an end mark is "unfinished" wherever it stands. A sentence that the reply repeats is kept
+        pieces in the order of the reply, none blank. The tokens of one with reason "", joined, are its text without
+        white space. A line without an end mark is "unfinished" wherever it stands. A sentence that the reply repeats is kept
         once; other replies are the caller's to compare. What ``markup`` wipes off is no piece of its own.
     """
     judge = _Judge(_letters("".join(source)), prompt, dense, lang)

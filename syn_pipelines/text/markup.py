@@ -52,7 +52,8 @@ _REJECTED_LINE = re.compile(
 _BOLD_SENTENCE = re.compile(r"[。.!?！？…][*_]+")  # ... unless it is a sentence
 _QUOTE_PREFIX = re.compile(r"(?:>+(?:\s+|$))+")
 _LIST_PREFIX = re.compile(
-    r"(?:[-*+•·▪◦●○■◆★☆※✓✔➤▶]|[–—](?=\s))\s+|[•▪◦●■◆➤▶]|\d{1,2}(?:\.\)|[.)、）](?!\d))\s*|[（(]\d{1,2}[)）]\s*"
+    r"(?:[-*+•·▪◦●○■◆★☆※✓✔➤▶]|[–—](?=\s))\s+|[•▪◦●■◆➤▶]"
+    r"|\d{1,2}(?:\.\)|[.)、）](?!\d))\s*|[（(]\d{1,2}[)）]\s*"
     r"|[①-⑳]\s*|[一二三四五六七八九十]{1,2}、|[a-z]\)\s+|\[[ x]\]\s+"
 )
 _NUMBER = re.compile(r"(?:\d{1,2}(?:\.\)|[.)、）](?!\d))|[（(]\d{1,2}[)）]|[①-⑳])\s*")
@@ -60,7 +61,8 @@ _LABEL = re.compile(
     r"""[*_【\[]*(?:
       (?:the\ )?(?:explanations?|continuations?|continued(?:\ (?:text|sentence))?|answers?|outputs?|responses?|reply|text
         |sentences?|entit(?:y|ies)|entity\ explanations?|explanation\ of\ (?:the\ )?entities|notes?|summary|paragraph)
-    | (?:实体|文本|句子)?(?:解释|说明|续写)(?:部分|内容|文本|句子|结果)? | 实体|文本|句子|原文|继续|回答|答案|答|输出|结果|注释|注|总结
+    | (?:实体|文本|句子)?(?:解释|说明|续写)(?:部分|内容|文本|句子|结果)?
+    | 实体|文本|句子|原文|继续|回答|答案|答|输出|结果|注释|注|总结
     | 説明|解説|続き(?:の文章?)?|回答|出力|文章?|エンティティ(?:の説明)?
     | 설명|해설|이어쓰기|계속|답변|출력|문장|결과|개체(?:\ 설명)?
     )\s*\d{0,2}[*_】\]]*\s*[:：][*_]*\s*""",
@@ -93,7 +95,8 @@ def segments(reply: str) -> list[Segment]:
         end, labels such as "Explanation:", list bullets, quote and inline marks, link targets.
     """
     reply = _INVISIBLE.sub("", _LINE_BREAK.sub("\n", reply))
-    blocks = _carve(_carve([(_without_head(reply), "")], _THINKING, lambda _: "thinking"), _FENCE, _fence_reason, inner=3)
+    blocks = _carve([(_without_head(reply), "")], _THINKING, lambda _: "thinking")
+    blocks = _carve(blocks, _FENCE, _fence_reason, inner=3)
     out: list[Segment] = []
     for text, reason in _until_next_turn(blocks):
         out.extend([(text, reason)] if reason else _lines(text))

@@ -15,7 +15,7 @@ from .tokens import BEFORE_NUMBERS, EMAIL, EMOJI, TITLES, URL, WORDS
 _MARKS = "。．｡.!?！？…‥⋯"
 _CLOSERS = "”’」』）)】〕〗》〉］\\]｝}\"'＂~～"
 _AFTER_MARK = rf"(?:[{_CLOSERS}]|\[\d{{1,3}}\]|(?![0-9#*])(?:{EMOJI}))"
-# Marks, then what closes the sentence, as often as they alternate: 。” , .) , ！」。  ?!" . Blanks before an emoji do not matter.
+# Marks, then what closes the sentence, as often as they alternate: 。” .) ！」。 ?!"
 _END = re.compile(rf"[{_MARKS}]+(?:{_AFTER_MARK}|\s+(?![0-9#*])(?:{EMOJI})|\s+[”」』）】》)]|[{_MARKS}])*")
 _FINISHED = re.compile(rf"[{_MARKS}](?:{_AFTER_MARK}|\s)*$")
 _ADDRESS = re.compile(rf"{URL}|{EMAIL}")
@@ -54,8 +54,8 @@ def split_sentences(text: str, lang: str) -> list[tuple[str, bool]]:
         lang: "zh", "ja", "ko" or "en"; any other is treated as "en".
     Returns:
         (sentence, finished) pairs in order, the sentences trimmed, none empty. finished: it ends with an end mark,
-        closing quotes, brackets and emoji aside, and not with a title ("Mr.") or a bare list number ("2."). A line break
-        inside a sentence has become a blank. Without white space the sentences joined are the text.
+        closing quotes, brackets and emoji aside, and not with a title ("Mr."), nor is it a bare list number ("2."). A
+        line break inside a sentence has become a blank. Without white space the sentences joined are the text.
     """
     found = []
     for paragraph in _paragraphs(text):
@@ -94,8 +94,8 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 def _boundaries(text: str, lang: str) -> Iterator[int]:
     """Offsets in ``text`` where one sentence ends and another begins, ascending, strictly inside the text."""
-    addresses = [match.span() for match in _ADDRESS.finditer(text)]
-    enclosed = [(*found.span(), _goes_on(text[found.end() : found.end() + 20], lang)) for found in _ENCLOSED.finditer(text)]
+    addresses = _spans(_ADDRESS, text)
+    enclosed = [(*span, _goes_on(text[span[1] : span[1] + 20], lang)) for span in _spans(_ENCLOSED, text)]
     start = 0
     for match in _END.finditer(text):
         after = _NOT_BLANK.search(text, match.end())
@@ -108,6 +108,10 @@ def _boundaries(text: str, lang: str) -> Iterator[int]:
         if _ends_here(text[start : match.start()].lstrip(), match, text[match.end() : after.start() + 20], lang):
             yield match.end()
             start = after.start()
+
+
+def _spans(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in pattern.finditer(text)]
 
 
 def _goes_on(rest: str, lang: str) -> bool:

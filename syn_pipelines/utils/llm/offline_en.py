@@ -41,7 +41,8 @@ POS_TAGS = frozenset(
 
 _MONTH = (
     r"(?:January|February|April|June|July|August|September|October|November|December"
-    r"|(?:Jan|Feb|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.|(?:March|May)(?= \d)|(?<=\bin )(?:March|May)|(?<=\d )(?:March|May))"
+    r"|(?:Jan|Feb|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\."
+    r"|(?:March|May)(?= \d)|(?<=\bin )(?:March|May)|(?<=\d )(?:March|May))"
 )
 _NTH = r"\d{1,2}(?:st|nd|rd|th)?"
 _DAY = r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
@@ -160,10 +161,12 @@ def _name_runs(words: Sequence[Piece]) -> list[tuple[int, int]]:
             i += 1
             continue
         start, i = i, i + 1
+        person = words[start].surface in PERSON_TITLES | FIRST_NAMES
+        inner = _INNER - {"of", "&"} if person else _INNER  # John Smith of Acme, but University of York
         while i < len(words):
             if _is_name_word(words, i):
                 i += 1
-            elif words[i].surface in _INNER and i + 1 < len(words) and _is_name_word(words, i + 1):
+            elif words[i].surface in inner and i + 1 < len(words) and _is_name_word(words, i + 1):
                 i += 2
             else:
                 break

@@ -77,7 +77,8 @@ _EMPTY_COUNTS = frozenset(
 
 _GIVEN_TAGS = frozenset(("nr", "nrt", "nz", "ng", "zg", "n"))
 _NAME_TAGS = frozenset(("ns", "nt", "nz", "nr", "nrt", "nrfg", "j"))
-_NOUN_WORDS = (("亲属称谓", KINSHIP), ("职业", JOBS), ("称谓", PEOPLE), ("机构", ORG_NOUNS), ("场所", PLACE_NOUNS))
+_NOUN_WORDS = (("场所", PLACE_NOUNS), ("机构", ORG_NOUNS), ("称谓", PEOPLE), ("职业", JOBS), ("亲属称谓", KINSHIP))
+_NOUN_TYPES = {noun: kind for kind, nouns in _NOUN_WORDS for noun in nouns}  # of a noun in two lists the later counts
 
 
 @functools.lru_cache(maxsize=1)
@@ -93,7 +94,7 @@ def load_tagger() -> POSTokenizer:
     tokenizer = jieba.Tokenizer()
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
     tokenizer.initialized = True
-    for word in sorted(frozenset().union(*(nouns for _, nouns in _NOUN_WORDS))):
+    for word in sorted(_NOUN_TYPES):
         if not tokenizer.FREQ.get(word):
             tokenizer.add_word(word, tag="n")  # the dictionary is of 2012 and lacks, for instance, words of the web
     return POSTokenizer(tokenizer)
@@ -151,7 +152,7 @@ def _compounds(words: Sequence[Piece]) -> list[Piece]:
     """Names of several words closed by a telling noun: a place and "university", a brand and "company"."""
     found, position = [], 0
     while position < len(words):
-        window = _adjacent(words, position, 4)
+        window = _adjacent(words, position, 4) if words[position].tag in _NAME_TAGS else []
         size = next((size for size in range(len(window), 1, -1) if _compound_type(window[:size])), 1)
         if size > 1:
             found.append(_joined(window[:size], _compound_type(window[:size])))
@@ -221,7 +222,7 @@ def _name_type(word: Piece) -> str:
 
 def _noun_type(surface: str) -> str:
     stem = surface.removesuffix("们") if len(surface) > 2 else surface
-    return next((kind for kind, nouns in _NOUN_WORDS if surface in nouns or stem in nouns), "")
+    return _NOUN_TYPES.get(surface) or _NOUN_TYPES.get(stem, "")
 
 
 def _single_words(words: Sequence[Piece]) -> list[Piece]:

@@ -360,10 +360,11 @@ def nucleus_floor(probabilities: Any, top_p: Any) -> Any:
     size = probabilities.shape[-1]
     few = min(size, _NUCLEUS_GUESS)
     best = probabilities.topk(few, dim=-1).values
-    if few < size and bool((best.sum(dim=-1, keepdim=True) < top_p).any()):
+    if few < size and bool(((best.sum(dim=-1, keepdim=True) < top_p) & (top_p < 1)).any()):
         best = probabilities.sort(dim=-1, descending=True).values
     inside = (best.cumsum(dim=-1) - best) < top_p
-    return best.gather(1, (inside.sum(dim=-1, keepdim=True) - 1).clamp(min=0))
+    floor = best.gather(1, (inside.sum(dim=-1, keepdim=True) - 1).clamp(min=0))
+    return floor.masked_fill(top_p >= 1, 0.0)
 
 
 def batch_length(sizes: Sequence[tuple[int, int]], context: int) -> int:
