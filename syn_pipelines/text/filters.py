@@ -66,14 +66,16 @@ _REFUSAL_OPENING = re.compile(
 _CHATTER = re.compile(
     r"\W*(?:(?:sure|certainly|of course|absolutely|okay)\b\W.*\b(?:here|below|continu|explain|help)"
     r"|(?:sure|certainly|of course|absolutely)\W*$"
-    r"|(?:here(?: is| are|'s|’s)|below (?:is|are))\b.{0,40}\b(?:continu|explan|entit|text|sentence|version|respon|answer)"
+    r"|(?:here(?: is| are|'s|’s)|below (?:is|are))\b.{0,40}\b"
+    r"(?:continu|explan|entit|text|sentence|version|respon|answer)"
     r"|i hope (?:this|that|it) helps|(?:please )?let me know if|feel free to (?:ask|let|reach|contact)"
     r"|if you (?:have|need) (?:any|more|further)"
     r"|(?:当然(?:可以)?|好的|没问题)[，,！!。.：:](?:.*(?:以下|下面|续写|解释|帮)|\W*$)"
     r"|(?:以下|下面)(?:是|为).{0,20}(?:续写|解释|说明|句子|文本|内容|实体)"
     r"|希望(?:这|以上|我的).{0,10}(?:帮助|满意)"
     r"|如果(?:您|你)(?:还)?(?:有|需要).{0,12}(?:问题|帮助|信息)|(?:はい|承知|かしこまり|もちろん).{0,12}(?:以下|続き|説明)"
-    r"|以下[はにが].{0,20}(?:続き|説明|文|回答)|(?:ご|何か)不明な点|(?:네|물론|알겠습니다)[,.! ].*(?:다음은|아래|설명|이어)"
+    r"|以下[はにが].{0,20}(?:続き|説明|文|回答)|(?:ご|何か)不明な点"
+    r"|(?:네|물론|알겠습니다)[,.! ].*(?:다음은|아래|설명|이어)"
     r"|(?:다음은|아래는)\s.{0,30}(?:입니다|설명)|도움이\s?(?:되었기|되길|되셨|필요하))",
     re.IGNORECASE,
 )
@@ -115,8 +117,8 @@ def candidates(
         cut: generation stopped at its token limit, so a last full stop after a digit or a letter is not trusted.
     Returns:
         pieces in the order of the reply, none blank. The tokens of one with reason "", joined, are its text without
-        white space. A line without an end mark is "unfinished" wherever it stands. A sentence that the reply repeats is kept
-        once; other replies are the caller's to compare. What ``markup`` wipes off is no piece of its own.
+        white space. A line without an end mark is "unfinished" wherever it stands. A sentence that the reply repeats is
+        kept once; other replies are the caller's to compare. What ``markup`` wipes off is no piece of its own.
     """
     judge = _Judge(_letters("".join(source)), prompt, dense, lang)
     parts = _without_source(segments(reply), "".join(source))

@@ -59,8 +59,8 @@ _LIST_PREFIX = re.compile(
 _NUMBER = re.compile(r"(?:\d{1,2}(?:\.\)|[.)、）](?!\d))|[（(]\d{1,2}[)）]|[①-⑳])\s*")
 _LABEL = re.compile(
     r"""[*_【\[]*(?:
-      (?:the\ )?(?:explanations?|continuations?|continued(?:\ (?:text|sentence))?|answers?|outputs?|responses?|reply|text
-        |sentences?|entit(?:y|ies)|entity\ explanations?|explanation\ of\ (?:the\ )?entities|notes?|summary|paragraph)
+      (?:the\ )?(?:explanations?|continuations?|continued(?:\ (?:text|sentence))?|answers?|outputs?|responses?|reply
+        |text|sentences?|entit(?:y|ies)|entity\ explanations?|explanation\ of\ (?:the\ )?entities|notes?|summary|paragraph)
     | (?:实体|文本|句子)?(?:解释|说明|续写)(?:部分|内容|文本|句子|结果)?
     | 实体|文本|句子|原文|继续|回答|答案|答|输出|结果|注释|注|总结
     | 説明|解説|続き(?:の文章?)?|回答|出力|文章?|エンティティ(?:の説明)?

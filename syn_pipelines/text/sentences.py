@@ -79,7 +79,7 @@ def _is_finished(sentence: str) -> bool:
 def _paragraphs(text: str) -> Iterator[str]:
     """Lines, the wrapped ones joined by a blank."""
     held = ""
-    for line in re.split(r"[\n\r]", text):
+    for line in re.split(r"\r\n|[\n\r]", text):
         line = line.strip()
         wrapped = held and line and (held[-1] in ",，、" or (line[0].islower() and held[-1] not in ":：" + _MARKS))
         if wrapped:
@@ -139,7 +139,7 @@ def _ends_here(before: str, match: re.Match[str], rest: str, lang: str) -> bool:
     marks = re.match(rf"[{_MARKS}]+", match.group()).group()
     closers = match.group()[len(marks) :]
     gap, following = rest[0].isspace(), rest.lstrip()
-    if (closers and _goes_on(rest, lang)) or (not gap and following[0] in _COMMAS):
+    if (closers and _goes_on(rest, lang)) or (not gap and following[0] in _COMMAS) or following[0] in _MARKS:
         return False
     if following[0].islower() and not _opens_in_lower_case(before):
         return False
@@ -160,7 +160,7 @@ def _opens_in_lower_case(before: str) -> bool:
 
 def _dot_ends(before: str, closed: bool, gap: bool, following: str, lang: str) -> bool:
     """``_ends_here`` for a single full stop: the one mark that has other uses."""
-    word = _LAST_WORD.search(before[-40:]).group()
+    word = _LAST_WORD.search(before[-40:]).group().lstrip(".")
     opener = re.match(r"[\"'“‘(（\[「『]*(\w*)", following).group(1)
     if not closed and _LIST_NUMBER.fullmatch(before):
         return False
@@ -168,7 +168,7 @@ def _dot_ends(before: str, closed: bool, gap: bool, following: str, lang: str) -
         return False
     if not gap:  # 他来了.然后 ends; 3.5, v2.0, node.js, 第3.节, A.苹果 do not
         caseless = following[0].isalpha() and following[0].lower() == following[0].upper()
-        short = word in WORDS or word[-1:].isdigit() or (len(word) == 1 and word.isascii())
+        short = word in WORDS or _ACRONYM.fullmatch(word) is not None or word[-1:].isdigit() or (len(word) == 1 and word.isascii())
         return (caseless or (closed and following[0].isupper())) and not short
     if opener[:1].isdigit():
         in_date = lang == "ko" or len(word) < 4

@@ -64,7 +64,11 @@ URL = (
     r"""(?:(?:https?|ftp)://|www\.)[^\s<>"“”「」『』（）【】，。、；：！？]*[^\s<>"“”「」『』（）【】，。、；：！？.,;:!'’?)\]}…]"""
 )
 EMAIL = r"[A-Za-z0-9][\w.+%-]{0,63}@[A-Za-z0-9][A-Za-z0-9-]*(?:\.[A-Za-z0-9-]*[A-Za-z0-9])+"
-_JOIN = rf"(?:[-\u2010\u2011.]|(?<=\d)[,:/\u2013](?=\d)|(?<!\d)['’](?={_LETTER})(?![\u1100-\u11ff\u3040-\uffff])|(?<=[A-Z0-9])&(?=[A-Z]))"
+# What may stand inside a word; an apostrophe not before CJK: '한국'은 is a quotation.
+_JOIN = (
+    rf"(?:[-\u2010\u2011.]|(?<=\d)[,:/\u2013](?=\d)|(?<!\d)['’](?={_LETTER})(?![\u1100-\u11ff\u3040-\uffff])"
+    r"|(?<=[A-Z0-9])&(?=[A-Z]))"
+)
 
 
 def _alternatives(words: Iterable[str]) -> str:

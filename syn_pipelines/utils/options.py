@@ -117,8 +117,11 @@ def build_options(cls: type, given: Mapping[str, Any]) -> Any:
     problems = [f"unknown option {name!r}{_did_you_mean(name, fields)}" for name in given if name not in fields]
     config = str(given.get("config") or "")
     values = read_config(config)[script_name(cls)] if config else {}
+    # A model given as a flag is meant to be used although the file says offline, and the other way round.
     if given.get("model_from_pretrained") and values.get("backend") == "offline":
-        del values["backend"]  # a model given as a flag is meant to be used
+        del values["backend"]
+    if given.get("backend") == "offline" and "backend" in fields:
+        values.pop("model_from_pretrained", None)
     values |= given
     cleaned = {}
     for field in dataclasses.fields(cls):

@@ -88,8 +88,8 @@ def step_log(opts: Any, paths: RunPaths) -> Iterator[Summary]:
     """Name the step, time it, log its summary, and keep a line about it in run.log.jsonl."""
     summary = Summary(script_name(type(opts)))
     settings = {f.name: getattr(opts, f.name) for f in dataclasses.fields(opts)}
-    shown = " ".join(f"{f.name}={settings[f.name]}" for f in dataclasses.fields(opts) if settings[f.name] != "")
-    log.info("%s: %s", summary.step, shown)
+    shown = [f"{f.name}={settings[f.name]}" for f in dataclasses.fields(opts) if settings[f.name] != f.default]
+    log.info("%s: %s", summary.step, " ".join([*shown, "(the rest as --help says)"]))
     started = time.time()
     try:
         yield summary
@@ -141,3 +141,12 @@ def run_script(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; the same command goes on from there.", file=sys.stderr)
         sys.exit(130)
+
+
+def count_lines(path: Path) -> int:
+    """Rows of a jsonl file; 0 when there is none."""
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except FileNotFoundError:
+        return 0

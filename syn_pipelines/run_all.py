@@ -1,0 +1,191 @@
+"""All steps in order, from one YAML file: labels, explanations, splits, merge, NER models, final training sets.
+
+The whole configuration and the data are checked before the first model call. What is complete is skipped, so the same
+command goes on after a stop. Flags win over the file; --model_from_pretrained and --batch_size mean the language model.
+
+reads   data/few_shot/<file_name>/
+writes  data/few_shot/<file_name>/<save_type_name>/ (see data/README.md)
+run     python syn_pipelines/run_all.py --config=configs/quickstart.yaml
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from syn_pipelines.s5_merge_data import Labels
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.language import language_of
+from syn_pipelines.utils.llm import choose_backend
+from syn_pipelines.utils.options import LlmOptions, at_least, build_options, load_options, option, parse_flags
+from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
+from syn_pipelines.utils.prompts import load_prompt
+from syn_pipelines.utils.records import read_sentences, read_train
+from syn_pipelines.utils.summary import Summary, count_lines, run_script
+
+log = logging.getLogger(__name__)
+
+# In these scripts --model_from_pretrained and --batch_size speak of the NER model, so flags of this script stay away.
+NER_SCRIPTS = ("train_ner", "s7_pred_syn_data", "eval_ner")
+
+
+@dataclass(frozen=True)
+class Options(LlmOptions):
+    """Options of the whole run; any other option of a step goes into the YAML file."""
+
+    batch_size: int | None = option(None, "prompts a model call (each step's own by default)", check=at_least(1))
+    label_prefix: str = option("", "put before every extension label, so that none equals a target label")
+    from_pretrained: str = option("scratch", "encoder of the NER models: scratch, a local folder or a hub name")
+    max_steps: int = option(-1, "training steps of each NER model; -1: chosen by the amount of data")
+
+
+@dataclass
+class Step:
+    """One call of a script. ``done``: whether there is nothing to do; LLM steps find that out by themselves."""
+
+    script: str
+    flags: dict[str, Any] = field(default_factory=dict)
+    opts: Any = None
+
+    @property
+    def name(self) -> str:
+        return " ".join([self.script, *(f"{k}={v}" for k, v in self.flags.items())])
+
+    @property
+    def module(self) -> ModuleType:
+        return importlib.import_module(f"syn_pipelines.{self.script}")
+
+
+def plan(has_test: bool) -> list[Step]:
+    """Every call in order; evaluation only where there is something to evaluate on."""
+    annotate = [Step("s1_predict_data", {"mode": mode}) for mode in MODES]
+    again = [Step("s3_predict_syn_data", {"mode": mode}) for mode in MODES]
+    train = [Step("train_ner", {"size": size, "train": "fusion"}) for size in SIZES]
+    evaluate = [Step("eval_ner", {"size": size, "train": "fusion", "split": "test"}) for size in SIZES if has_test]
+    return [*annotate, Step("s2_continous_generation"), *again, Step("s4_split_data"), Step("s5_merge_data"),
+            Step("s6_combine_syn_fusion_label"), *train, Step("s7_pred_syn_data"), Step("s8_process_label_and_combine"),
+            *evaluate]
+
+
+def configure(steps: Sequence[Step], given: Mapping[str, Any]) -> None:
+    """Build the options of every step; UserError with all problems at once."""
+    problems = []
+    for step in steps:
+        fields = {f.name for f in dataclasses.fields(step.module.Options)}
+        flags = {k: v for k, v in given.items() if k in fields}
+        if step.script in NER_SCRIPTS:
+            flags = {k: v for k, v in flags.items() if k not in ("model_from_pretrained", "batch_size")}
+        try:
+            step.opts = build_options(step.module.Options, {**flags, **step.flags})
+        except UserError as err:
+            problems.append(str(err))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+
+
+def check(opts: Options, paths: RunPaths, steps: Sequence[Step]) -> None:
+    """Find out now what would stop a later step: data, labels, label clashes, prompts, the choice of the backend."""
+    language = language_of(opts, (s["text"] for s in read_train(paths)))
+    merge = next(step for step in steps if step.script == "s5_merge_data")
+    labels = Labels.load(merge.opts, paths)
+    for name in ("dev", "test"):
+        if paths.split(name).is_file():
+            for _ in read_sentences(paths.split(name), targets=labels.targets):
+                pass
+    for task in (*MODES, "explain"):
+        load_prompt(task, language.lang)
+    for step in steps:
+        if isinstance(step.opts, LlmOptions):
+            choose_backend(step.opts.backend, step.opts.model_from_pretrained, batch_size=1, n_gpu=step.opts.n_gpu)
+
+
+@dataclass
+class Report:
+    """What a whole run gave: the summary of every step, and what a person looks for first."""
+
+    opts: Options
+    paths: RunPaths
+    backend: str
+    summaries: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        rows = [("", *(f"{size}" for size in SIZES))]
+        for name, file in (("original sentences", "train_{n}"), ("fusion", "train_{n}_fusion"),
+                           ("synthetic sentences", "train_{n}_synthetic"), ("syn_fusion", "train_{n}_syn_fusion")):
+            rows.append((name, *(f"{count_lines(self.paths.sized(size, file)):,}" for size in SIZES)))
+        scores = {k: s for k, s in self.summaries.items() if k.startswith("eval_ner")}
+        if scores:
+            rows.append(("test F1 of NER on fusion", *(f"{s.f1:.1f}" for s in scores.values())))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        table = ["  " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
+                 for row in rows]
+        idle = all(getattr(s, "up_to_date", False) for s in self.summaries.values())
+        head = f"{self.paths.file_name}, run {self.paths.save_type_name}, labelled by {self.backend}"
+        return "\n".join([
+            "", f"Nothing to do: {head} is complete." if idle else f"Done: {head}", "", *table, "",
+            *self._accounts(), "", "The two training sets:",
+            f"  fusion      {self.paths.sized(1000, 'train_{n}_fusion')}",
+            f"  syn_fusion  {self.paths.sized(1000, 'train_{n}_syn_fusion')}",
+            f"Labels: {self.paths.label_file('fusion')}, {self.paths.label_file('syn_fusion')}",
+            *self._advice()])
+
+    def _accounts(self) -> list[str]:
+        lines = []
+        for name, summary in self.summaries.items():
+            # Step 8 repeats the merge of step 5 with the target labels added.
+            if not name.startswith("s8") and not name.startswith("eval_ner"):
+                lines += [f"  {name.split('_')[0]}  {account}" for account in summary.accounts]
+        return ["What became of every record:", *lines] if lines else []
+
+    def _advice(self) -> list[str]:
+        if self.backend != "offline":
+            return []
+        return ["", "The offline backend is a try-out without a language model. For real labels give a model and a name "
+                "for its run:", f"  bash run_pipeline.sh --file_name={self.paths.file_name} "
+                "--model_from_pretrained=Qwen/Qwen2.5-0.5B-Instruct --save_type_name=Qwen2.5"]
+
+
+def run(opts: Options, given: Mapping[str, Any]) -> Report:
+    """Run what is not complete yet. ``given``: the flags or keywords really given, for the steps."""
+    paths = RunPaths.of(opts)
+    has_test = paths.split("test").is_file()
+    steps = plan(has_test)
+    configure(steps, given)
+    check(opts, paths, steps)
+    llm = steps[0].opts
+    backend = choose_backend(llm.backend, llm.model_from_pretrained, batch_size=1, n_gpu=llm.n_gpu)
+    name = backend.name if backend.name == "offline" else f"{backend.name} ({backend.model})"
+    log.info("run_all: %s, run %s, labelled by %s", paths.dataset, paths.run, name)
+    report = Report(opts, paths, name)
+    for number, step in enumerate(steps, 1):
+        log.info("\n[%d/%d] %s", number, len(steps), step.name)
+        done: Callable[[Any, RunPaths], bool] | None = getattr(step.module, "is_done", None)
+        if done and done(step.opts, paths):
+            log.info("%s: complete, skipped", step.script)
+            report.summaries[step.name] = Summary(step.script, up_to_date=True)
+        else:
+            report.summaries[step.name] = step.module.run(step.opts)
+    if not has_test:
+        log.warning("%s: not there, so the NER models were not evaluated.", paths.split("test"))
+    return report
+
+
+def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Report:
+    """Run from the command line, or with keywords only (``cmd_args=False``); prints the report on the command line."""
+    given = dict(overrides)
+    if cmd_args is not False:
+        given |= parse_flags(Options, sys.argv[1:] if cmd_args is True else cmd_args)
+    report = run(load_options(Options, False, given), given)
+    if cmd_args is not False:
+        print(report)
+    return report
+
+
+if __name__ == "__main__":
+    run_script(main)
