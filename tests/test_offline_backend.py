@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syn_pipelines.utils.llm import Request
-from syn_pipelines.utils.llm import offline_templates as data
+from syn_pipelines.utils.llm.offline import templates as data
 from syn_pipelines.utils.llm.offline import EMITTED_ENTITY_TYPES, EMITTED_POS_TAGS, LANGUAGES, OfflineBackend
-from syn_pipelines.utils.llm.offline_explain import template_slots, type_category
+from syn_pipelines.utils.llm.offline.explain import template_slots, type_category
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {
@@ -213,7 +213,7 @@ def test_requests_it_cannot_answer_come_back_as_errors(task, record, message: st
 def test_documented_tags_cover_the_whole_tagger():
     from jieba.posseg import POSTokenizer, char_state_tab_P
 
-    from syn_pipelines.utils.llm.offline_zh import load_tagger
+    from syn_pipelines.utils.llm.offline.zh import load_tagger
 
     tagger = load_tagger()
     assert isinstance(tagger, POSTokenizer)

@@ -18,16 +18,9 @@ from tiny_models import KINDS, SENTENCES, build_tiny_model, edit_json, supports
 
 from syn_pipelines import UserError
 from syn_pipelines.utils.llm import Request
-from syn_pipelines.utils.llm.transformers_backend import (
-    TransformersBackend,
-    _Chooser,
-    _Row,
-    batch_length,
-    cut_reply,
-    merge_system,
-    nucleus_floor,
-)
+from syn_pipelines.utils.llm.transformers_backend import TransformersBackend, batch_length, merge_system
 from syn_pipelines.utils.llm.transformers_loading import Placement, choose_placement, load_model, parse_gpus
+from syn_pipelines.utils.llm.transformers_sampling import Row, TokenChooser, cut_reply, nucleus_floor
 
 HERE = [kind for kind in KINDS if supports(kind)]
 each_kind = pytest.mark.parametrize(
@@ -615,7 +608,7 @@ def test_an_error_of_the_caller_is_not_taken_for_one_of_the_model(folders):
 
 def draw(scores: list[float], *, seed: int, temperature: float = 1.0, top_p: float = 1.0) -> int:
     request = ask(0, "x", 1, temperature=temperature, top_p=top_p, seed=seed)
-    chooser = _Chooser([_Row(request, [0], 1)], 1, torch.device("cpu"))
+    chooser = TokenChooser([Row(request, [0], 1)], 1, torch.device("cpu"))
     return int(chooser(torch.zeros((1, 1), dtype=torch.long), torch.tensor([scores])).argmax())
 
 

@@ -5,7 +5,6 @@ Entities are ``(start, end, label)`` triples, half-open token offsets, and may n
 
 from __future__ import annotations
 
-import json
 import random
 import unicodedata
 from collections import Counter
@@ -15,10 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import read_json
+from syn_pipelines.utils.labels import OUTSIDE, read_target_labels
+from syn_pipelines.utils.language import DENSE_SHARE
 
 Entity = tuple[int, int, str]
 
-OUTSIDE = "O"
 PAD_ID, UNKNOWN_ID = 0, 1
 # Feature columns by kind of text: every column gives one string a token, and has its own vocabulary.
 DENSE_COLUMNS = ("token", "bigram")
@@ -121,23 +122,14 @@ class LabelSet:
 
     @classmethod
     def read(cls, path: Path) -> LabelSet:
-        """A ``.json`` label file, or any other file as a list of target labels, one a line.
+        """A ``.json`` label file, or any other file as a list of target labels as in labels.txt.
 
         Raises:
             UserError: missing file, broken JSON, or one of the mistakes of ``from_dict``.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such label file. Make it with s5_merge_data.py, or name another one.") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from None
         if path.suffix != ".json":
-            return cls.from_targets(line.strip() for line in text.split("\n") if line.strip())
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{error.lineno}: broken JSON ({error.msg}). Make the file again.") from None
+            return cls.from_targets(read_target_labels(path))
+        rows = read_json(path, "Make it with s5_merge_data.py, or name another label file.")
         if not isinstance(rows, dict):
             raise UserError(f"{path}:1: a label file holds one JSON object, this is a {type(rows).__name__}. "
                             "Make the file again.")
@@ -165,9 +157,9 @@ def has_nested(sentences: Iterable[Sentence], labels: Iterable[str]) -> bool:
 
 
 def is_dense(sentences: Iterable[Sentence]) -> bool:
-    """Whether at least 95 % of the tokens are one code point, as in Chinese or Japanese data split by character."""
+    """Whether at least 95 % of the tokens are one code point, as in Chinese data split by character."""
     lengths = Counter(len(token) == 1 for sentence in sentences for token in sentence.tokens)
-    return lengths[True] >= 0.95 * max(1, lengths.total())
+    return lengths[True] >= DENSE_SHARE * max(1, lengths.total())
 
 
 def word_shape(token: str) -> str:

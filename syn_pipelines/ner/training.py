@@ -73,7 +73,7 @@ class TrainResult:
 def train_model(
     sentences: Sequence[Sentence],
     labels: LabelSet,
-    config: TrainConfig = TrainConfig(),
+    config: TrainConfig,
     *,
     dev: Sequence[Sentence] = (),
     encoder: str = SCRATCH,

@@ -50,7 +50,7 @@ _REJECTED_LINE = re.compile(
     re.VERBOSE,
 )
 _BOLD_SENTENCE = re.compile(r"[。.!?！？…][*_]+")  # ... unless it is a sentence
-_QUOTE_PREFIX = re.compile(r"(?:>+(?:\s+|$))+")
+_QUOTE_PREFIX = re.compile(r"^(?:>+(?:\s+|$))+")
 _LIST_PREFIX = re.compile(
     r"(?:[-*+•·▪◦●○■◆★☆※✓✔➤▶]|[–—](?=\s))\s+|[•▪◦●■◆➤▶]"
     r"|\d{1,2}(?:\.\)|[.)、）](?!\d))\s*|[（(]\d{1,2}[)）]\s*"
@@ -59,8 +59,8 @@ _LIST_PREFIX = re.compile(
 _NUMBER = re.compile(r"(?:\d{1,2}(?:\.\)|[.)、）](?!\d))|[（(]\d{1,2}[)）]|[①-⑳])\s*")
 _LABEL = re.compile(
     r"""[*_【\[]*(?:
-      (?:the\ )?(?:explanations?|continuations?|continued(?:\ (?:text|sentence))?|answers?|outputs?|responses?|reply
-        |text|sentences?|entit(?:y|ies)|entity\ explanations?|explanation\ of\ (?:the\ )?entities|notes?|summary|paragraph)
+      (?:the\ )?(?:explanations?|continuations?|continued(?:\ (?:text|sentence))?|answers?|outputs?|responses?
+        |reply|text|sentences?|entit(?:y|ies)|entity\ explanations?|explanation\ of\ (?:the\ )?entities|notes?|summary|paragraph)
     | (?:实体|文本|句子)?(?:解释|说明|续写)(?:部分|内容|文本|句子|结果)?
     | 实体|文本|句子|原文|继续|回答|答案|答|输出|结果|注释|注|总结
     | 説明|解説|続き(?:の文章?)?|回答|出力|文章?|エンティティ(?:の説明)?

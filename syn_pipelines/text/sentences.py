@@ -24,7 +24,7 @@ _ENCLOSED = re.compile(
     r'“[^“”]{0,200}”|「[^「」]{0,200}」|『[^『』]{0,200}』|（[^（）]{0,200}）|\([^()]{0,200}\)|"[^"]{0,200}"|《[^《》]{0,80}》'
 )
 _LIST_NUMBER = re.compile(r"[(（]?(?:\d{1,3}|[A-Za-z]|[ivx]{1,4}|[IVX]{1,4})")
-_LAST_WORD = re.compile(r"[^\s\"'“”‘’(（)）\[\],，、。！？:：;；]*$")
+_LAST_WORD = re.compile(r"[^\s\"'“”‘’()\[\],!?:;\u1100-\u11ff\u2e80-\uffff]*$")  # CJK is no part of it: 和J.K.
 # Words that open a sentence and hardly ever follow an abbreviation or an initial inside one.
 _OPENERS = frozenset(
     "A About After All Also Although An And Another Are As At Because Before Both But By Can Did Do Does Each "
@@ -168,8 +168,9 @@ def _dot_ends(before: str, closed: bool, gap: bool, following: str, lang: str) -
         return False
     if not gap:  # 他来了.然后 ends; 3.5, v2.0, node.js, 第3.节, A.苹果 do not
         caseless = following[0].isalpha() and following[0].lower() == following[0].upper()
-        short = word in WORDS or _ACRONYM.fullmatch(word) is not None or word[-1:].isdigit() or (len(word) == 1 and word.isascii())
-        return (caseless or (closed and following[0].isupper())) and not short
+        short = word in WORDS or _ACRONYM.fullmatch(word) or word[-1:].isdigit() or len(word) == 1
+        after_caseless = before[-1:].isalpha() and not before[-1:].isascii() and before[-1:].lower() == before[-1:].upper()
+        return not short and (caseless or (following[0].isupper() and (closed or after_caseless)))
     if opener[:1].isdigit():
         in_date = lang == "ko" or len(word) < 4
         return word not in WORDS and word not in BEFORE_NUMBERS and not (word.isdigit() and in_date)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.options import PROJECT_ROOT
 
-PROJECT_ROOT = Path(__file__).parents[2]
 PROMPT_DIR = PROJECT_ROOT / "configs" / "prompts"
 TASKS = ("entity", "pos", "explain")
 

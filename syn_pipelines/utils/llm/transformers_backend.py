@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-import random
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +33,7 @@ from syn_pipelines.utils.llm.transformers_loading import (
     parse_gpus,
     quiet,
 )
+from syn_pipelines.utils.llm.transformers_sampling import Row, RowStop, TokenChooser, cut_reply
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +41,6 @@ log = logging.getLogger(__name__)
 _WINDOW_BATCHES = 32
 # A prompt that leaves less room than this (or less than it asked for) is reported, not answered with a stump.
 _LEAST_REPLY_TOKENS = 16
-# Top-p looks among this many best tokens first; sorting a vocabulary of 150,000 takes longer than a small model's step.
-_NUCLEUS_GUESS = 512
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A request ready to run. prompt: token ids; limit: most tokens of the reply, at least 1."""
-
-    request: Request
-    prompt: list[int]
-    limit: int
 
 
 @dataclass(frozen=True)
@@ -116,7 +105,7 @@ class TransformersBackend:
         source = iter(requests)
         while window := list(islice(source, self._window)):
             self._load()
-            rows: list[_Row] = []
+            rows: list[Row] = []
             for request in window:
                 ready = self._prepare(request)
                 if isinstance(ready, Reply):
@@ -165,7 +154,7 @@ class TransformersBackend:
             cache_implementation=getattr(network.generation_config, "cache_implementation", None),
         )
 
-    def _prepare(self, request: Request) -> _Row | Reply:
+    def _prepare(self, request: Request) -> Row | Reply:
         """Tokens of the prompt and room for the reply, or the reply that says why there is none."""
         try:
             with quiet():
@@ -176,7 +165,7 @@ class TransformersBackend:
         if room < max(1, min(request.max_new_tokens, _LEAST_REPLY_TOKENS)):
             error = f"prompt has {len(prompt)} tokens, the model takes {self._context}"
             return Reply(request.id, "", "too_long", prompt_tokens=len(prompt), error=error)
-        return _Row(request, prompt, max(1, min(request.max_new_tokens, room)))
+        return Row(request, prompt, max(1, min(request.max_new_tokens, room)))
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of a chat. The template writes its special tokens itself, so none are added again."""
@@ -207,7 +196,7 @@ class TransformersBackend:
                 raise
             return self._tokenizer.apply_chat_template(merged, **options)
 
-    def _answer(self, rows: list[_Row]) -> Iterator[Reply]:
+    def _answer(self, rows: list[Row]) -> Iterator[Reply]:
         """Replies to all rows: a batch that fails is run again in halves (memory) or row by row (anything else)."""
         todo = deque([rows])
         while todo:
@@ -232,14 +221,14 @@ class TransformersBackend:
                 log.warning("a batch of %d requests failed (%s): asking them one by one", len(batch), result.text)
                 todo.extendleft([row] for row in reversed(batch))
 
-    def _attempt(self, rows: list[_Row]) -> list[Reply] | _Failure:
+    def _attempt(self, rows: list[Row]) -> list[Reply] | _Failure:
         try:
             with quiet():
                 return self._run(rows)
         except Exception as exc:
             return _Failure(first_line(exc), is_out_of_memory(exc))
 
-    def _run(self, rows: list[_Row]) -> list[Reply]:
+    def _run(self, rows: list[Row]) -> list[Reply]:
         """One call of the model. Prompts are padded on the left, so that every reply begins in the same column."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
@@ -251,14 +240,14 @@ class TransformersBackend:
         pads = [width - len(row.prompt) for row in rows]
         ids = [[config.pad_token_id] * pad + row.prompt for pad, row in zip(pads, rows)]
         mask = [[0] * pad + [1] * len(row.prompt) for pad, row in zip(pads, rows)]
-        chooser = _Chooser(rows, width, device)
+        chooser = TokenChooser(rows, width, device)
         with torch.inference_mode():
             output = self._network.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=config,
                 logits_processor=LogitsProcessorList([chooser]),
-                stopping_criteria=StoppingCriteriaList([_RowStop(rows, width, chooser)]),
+                stopping_criteria=StoppingCriteriaList([RowStop(rows, width, chooser)]),
             )
         written = output[:, width:].tolist()
         broken = chooser.broken.tolist()
@@ -281,92 +270,6 @@ class TransformersBackend:
             torch.cuda.empty_cache()
 
 
-class _Chooser:
-    """Picks the next token of every sampled row itself, so that generate() can go on greedily.
-
-    Each row draws from a generator of its own seed, one number a token, and takes the token at that point of its
-    cumulated probabilities (in vocabulary order, after temperature and top-p). So a reply is a function of the request,
-    on any device and in any batch, up to float rounding. Rows with temperature 0 pass through.
-
-    broken: bool (rows,), rows whose scores were not numbers; checked here because argmax answers 0 for them.
-    """
-
-    def __init__(self, rows: Sequence[_Row], width: int, device: Any) -> None:
-        import torch
-
-        self.broken = torch.zeros(len(rows), dtype=torch.bool, device=device)
-        self._width = width
-        heat = [max(row.request.temperature, 0.0) for row in rows]
-        self._any_sampled = any(heat)
-        self._cut_tail = any(row.request.top_p < 1 for row in rows)
-        if not self._any_sampled:
-            return
-        steps = max(row.limit for row in rows)
-        draws = []
-        for row in rows:
-            numbers = random.Random(row.request.seed)
-            draws.append([numbers.random() for _ in range(steps)])
-        self._draws = torch.tensor(draws, dtype=torch.float64, device=device)  # rows x steps
-        self._sampled = torch.tensor([value > 0 for value in heat], device=device)
-        self._heat = torch.tensor([value or 1.0 for value in heat], dtype=torch.float64, device=device)[:, None]
-        self._top_p = torch.tensor([row.request.top_p for row in rows], dtype=torch.float64, device=device)[:, None]
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """scores: float (rows, vocabulary). Returns the same with all but the drawn token at -inf in sampled rows."""
-        import torch
-
-        top = scores.amax(dim=-1, keepdim=True)
-        self.broken |= ~torch.isfinite(top[:, 0])
-        if not self._any_sampled:
-            return scores
-        step = min(input_ids.shape[1] - self._width, self._draws.shape[1] - 1)
-        probabilities = torch.softmax((scores - top).double() / self._heat, dim=-1)
-        if self._cut_tail:
-            probabilities = probabilities.masked_fill(probabilities < nucleus_floor(probabilities, self._top_p), 0.0)
-        heap = probabilities.cumsum(dim=-1)
-        point = self._draws[:, step : step + 1] * heap[:, -1:]
-        drawn = torch.searchsorted(heap, point, right=True).clamp(max=scores.shape[-1] - 1)
-        only = torch.full_like(scores, float("-inf")).scatter_(1, drawn, 0.0)
-        return torch.where(self._sampled[:, None], only, scores)
-
-
-class _RowStop:
-    """Stops a row at its own limit, or when its scores broke."""
-
-    def __init__(self, rows: Sequence[_Row], width: int, chooser: _Chooser) -> None:
-        import torch
-
-        self._last = torch.tensor([width + row.limit for row in rows], device=chooser.broken.device)
-        self._chooser = chooser
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        """Bool (rows,): which rows are done."""
-        return (self._last <= input_ids.shape[1]) | self._chooser.broken
-
-
-def nucleus_floor(probabilities: Any, top_p: Any) -> Any:
-    """Smallest probability inside the nucleus of each row: the fewest best tokens that together reach ``top_p``.
-
-    Tokens as likely as the last one belong to it as well, so the order of a sort among ties (frequent with bfloat16
-    scores) decides nothing. The best token always belongs to it.
-
-    Args:
-        probabilities: float (rows, vocabulary), each row sums to 1.
-        top_p: float (rows, 1).
-
-    Returns:
-        float (rows, 1).
-    """
-    size = probabilities.shape[-1]
-    few = min(size, _NUCLEUS_GUESS)
-    best = probabilities.topk(few, dim=-1).values
-    if few < size and bool(((best.sum(dim=-1, keepdim=True) < top_p) & (top_p < 1)).any()):
-        best = probabilities.sort(dim=-1, descending=True).values
-    inside = (best.cumsum(dim=-1) - best) < top_p
-    floor = best.gather(1, (inside.sum(dim=-1, keepdim=True) - 1).clamp(min=0))
-    return floor.masked_fill(top_p >= 1, 0.0)
-
-
 def batch_length(sizes: Sequence[tuple[int, int]], context: int) -> int:
     """How many of these rows fit one batch: the longest prompt with the longest reply must fit the context.
 
@@ -383,16 +286,6 @@ def batch_length(sizes: Sequence[tuple[int, int]], context: int) -> int:
         if count and prompt + reply > context:
             return count
     return len(sizes)
-
-
-def cut_reply(tokens: Sequence[int], limit: int, ends: Iterable[int]) -> tuple[list[int], str]:
-    """The tokens before the first end token, and "stop"; without one among the first ``limit``, those and "length"."""
-    stops = set(ends)
-    kept = list(tokens[:limit])
-    for position, token in enumerate(kept):
-        if token in stops:
-            return kept[:position], "stop"
-    return kept, "length"
 
 
 def merge_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:

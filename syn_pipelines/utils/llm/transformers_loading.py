@@ -298,7 +298,7 @@ def _explain(exc: Exception, model: str, what: str) -> str:
         )
     if "Unrecognized configuration class" in text or "Unrecognized model" in text:
         return f"{start}not a model that writes text by itself. Name a causal language model, best a chat model."
-    if is_out_of_memory(exc) or "offload" in text:
+    if is_out_of_memory(exc) or "offload" in text or "device disk" in text:  # the last one: releases around 4.57
         return _too_large(model)
     return f"{start}the {what} could not be loaded ({first_line(exc)}). Fetch the checkpoint again or choose another."
 

@@ -17,9 +17,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from syn_pipelines.utils.llm import Reply, Request, offline_en, offline_zh
-from syn_pipelines.utils.llm.offline_explain import explain
-from syn_pipelines.utils.llm.offline_text import runs, sentence_text, snap_to_tokens, token_boundaries
+from syn_pipelines.utils.llm import Reply, Request
+from syn_pipelines.utils.llm.offline import en, zh
+from syn_pipelines.utils.llm.offline.explain import explain
+from syn_pipelines.utils.llm.offline.text import runs, sentence_text, snap_to_tokens, token_boundaries
 
 LANGUAGES = ("zh", "en", "ja", "ko")
 TASKS = ("entity", "pos", "explain")
@@ -39,14 +40,14 @@ _RUN_TYPES = {
 }
 
 EMITTED_ENTITY_TYPES: dict[str, frozenset[str]] = {
-    "zh": offline_zh.ENTITY_TYPES,
-    "en": offline_en.ENTITY_TYPES,
+    "zh": zh.ENTITY_TYPES,
+    "en": en.ENTITY_TYPES,
     "ja": frozenset(_RUN_TYPES["ja"].values()),
     "ko": frozenset(_RUN_TYPES["ko"].values()),
 }
 EMITTED_POS_TAGS: dict[str, frozenset[str]] = {
-    "zh": offline_zh.POS_TAGS,
-    "en": offline_en.POS_TAGS,
+    "zh": zh.POS_TAGS,
+    "en": en.POS_TAGS,
     "ja": frozenset(filter(None, _RUN_NAMES["ja"].values())),
     "ko": frozenset(filter(None, _RUN_NAMES["ko"].values())),
 }
@@ -108,17 +109,17 @@ def _reply_text(request: Request) -> str:
 def _words(lang: str, tokens: Sequence[str], dense: bool) -> list[tuple[str, str]]:
     """(word, raw tag) pairs, left to right, white space left out."""
     if lang == "zh":
-        return [(piece.surface, piece.tag) for piece in offline_zh.tag_words(tokens, dense)]
+        return [(piece.surface, piece.tag) for piece in zh.tag_words(tokens, dense)]
     if lang == "en":
-        return offline_en.tag_words(tokens, dense)
+        return en.tag_words(tokens, dense)
     return [(surface, _RUN_NAMES[lang][kind] or _RUN_NAMES[lang]["symbol"]) for surface, kind in _runs(tokens, dense)]
 
 
 def _entities(lang: str, tokens: Sequence[str], dense: bool) -> list[tuple[str, str]]:
     if lang == "zh":
-        return offline_zh.find_entities(tokens, dense)
+        return zh.find_entities(tokens, dense)
     if lang == "en":
-        return offline_en.find_entities(tokens, dense)
+        return en.find_entities(tokens, dense)
     types = _RUN_TYPES[lang]
     # One letter or one katakana tells nothing; a digit does.
     pairs = [(s, types[kind]) for s, kind in _runs(tokens, dense) if kind in types and (len(s) > 1 or kind == "digit")]

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.llm.offline_en_words import (
+from syn_pipelines.utils.llm.offline.en_words import (
     COUNTRIES,
     FIRST_NAMES,
     FUNCTION_WORDS,
@@ -25,7 +25,7 @@ from syn_pipelines.utils.llm.offline_en_words import (
     PLACES,
     WORK_HEADS,
 )
-from syn_pipelines.utils.llm.offline_text import Piece, distinct, pattern_pieces, sentence_text, token_boundaries
+from syn_pipelines.utils.llm.offline.text import Piece, distinct, pattern_pieces, sentence_text, token_boundaries
 
 # Every type of an entity item, so that the alias table can be checked against it.
 ENTITY_TYPES = frozenset(

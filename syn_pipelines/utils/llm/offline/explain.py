@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from syn_pipelines.utils.llm.offline_templates import (
+from syn_pipelines.utils.llm.offline.templates import (
     ABOUT,
     CLOSINGS,
     DEFAULT_CONTEXT,
@@ -18,7 +18,7 @@ from syn_pipelines.utils.llm.offline_templates import (
     TEMPLATES,
     TYPE_CATEGORIES,
 )
-from syn_pipelines.utils.llm.offline_text import sentence_text
+from syn_pipelines.utils.llm.offline.text import sentence_text
 
 MAX_ENTITIES = 4
 _CATEGORY_OF = {name: category for category, names in TYPE_CATEGORIES.items() for name in names.split()}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.llm.offline_text import (
+from syn_pipelines.utils.llm.offline.text import (
     Piece,
     distinct,
     pattern_pieces,
@@ -22,7 +22,7 @@ from syn_pipelines.utils.llm.offline_text import (
     snap_to_tokens,
     token_boundaries,
 )
-from syn_pipelines.utils.llm.offline_zh_words import (
+from syn_pipelines.utils.llm.offline.zh_words import (
     JOBS,
     KINSHIP,
     NOT_A_NAME,
