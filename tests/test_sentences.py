@@ -109,6 +109,7 @@ def test_korean_sentences(expected):
         ("小明去了，\n北京。\n上海", "zh", ["小明去了， 北京。", "~上海"]),
         ("1. First item. 2. Second item.", "en", ["1. First item.", "2. Second item."]),
         ("1. 北京是首都。2. 上海很大。", "zh", ["1. 北京是首都。", "2. 上海很大。"]),
+        ('He said so. " )', "en", ['He said so. " )']),
         ("He met Mr.", "en", ["~He met Mr."]),
         ("Done.\n2.", "en", ["Done.", "~2."]),
         ("He said :", "en", ["~He said :"]),
@@ -125,7 +126,10 @@ PIECES = st.sampled_from(
 )
 
 
-@given(st.one_of(st.text(), st.lists(PIECES, max_size=40).map("".join)), st.sampled_from(["zh", "ja", "ko", "en", "xx"]))
+TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=40).map("".join))
+
+
+@given(TEXTS, st.sampled_from(["zh", "ja", "ko", "en", "xx"]))
 @settings(max_examples=500)
 def test_nothing_but_white_space_is_lost(text, lang):
     sentences = split_sentences(text, lang)

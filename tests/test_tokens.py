@@ -155,7 +155,7 @@ def detokenize(tokens: list[str]) -> str:
 
     Tokens are joined by one blank, but for: no blank before closing marks, ``%`` and clitics, none after opening
     brackets and ``#``, none around ``/``; a double quote opens and closes in turns; a single quote opens when another
-    single quote follows in the sentence, else it is a possessive that sticks to a plural (or an apostrophe of omission).
+    single quote follows in the sentence, else it is a possessive that sticks to a plural.
     """
     text, glued, opened = "", True, {'"': False, "'": False}
     for i, token in enumerate(tokens):

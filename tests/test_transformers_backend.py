@@ -308,6 +308,19 @@ def test_a_model_larger_than_the_memory_is_said_so(folders):
         load_model(str(folders["llama"]), Placement("float32", "auto", {"cpu": 100_000}))
 
 
+@pytest.mark.gpu
+@each_kind
+def test_on_a_gpu_the_model_runs_in_bfloat16(kind, folders):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    model = backend(folders[kind], 8)
+    requests = mixed_requests(temperature=0.8, top_p=0.8)
+    replies = answers(model, requests)
+    assert {reply.finish_reason for reply in replies.values()} <= {"stop", "length"}
+    assert (model._network.device.type, model._network.dtype) == ("cuda", torch.bfloat16)
+    assert answers(model, requests) == replies
+
+
 # ---- batches ----
 
 

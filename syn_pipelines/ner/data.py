@@ -159,7 +159,7 @@ def has_nested(sentences: Iterable[Sentence], labels: Iterable[str]) -> bool:
 def is_dense(sentences: Iterable[Sentence]) -> bool:
     """Whether at least 95 % of the tokens are one code point, as in Chinese data split by character."""
     lengths = Counter(len(token) == 1 for sentence in sentences for token in sentence.tokens)
-    return lengths[True] >= DENSE_SHARE * max(1, lengths.total())
+    return lengths[True] >= DENSE_SHARE * lengths.total()
 
 
 def word_shape(token: str) -> str:

@@ -177,7 +177,8 @@ class PretrainedEncoder(nn.Module):
 
     def _split(self, token: str) -> tuple[int, ...]:
         if token not in self._pieces:
-            text = " " + token if self.spaced else token
+            # The tokenizers refuse half a surrogate pair.
+            text = (" " + token if self.spaced else token).encode("utf-8", "replace").decode("utf-8")
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             # Blanks and control characters give no piece at all; they still need a state.
             ids = ids or [self.tokenizer.unk_token_id if self.tokenizer.unk_token_id is not None else 0]

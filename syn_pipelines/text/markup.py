@@ -60,7 +60,8 @@ _NUMBER = re.compile(r"(?:\d{1,2}(?:\.\)|[.)、）](?!\d))|[（(]\d{1,2}[)）]|[
 _LABEL = re.compile(
     r"""[*_【\[]*(?:
       (?:the\ )?(?:explanations?|continuations?|continued(?:\ (?:text|sentence))?|answers?|outputs?|responses?
-        |reply|text|sentences?|entit(?:y|ies)|entity\ explanations?|explanation\ of\ (?:the\ )?entities|notes?|summary|paragraph)
+        |reply|text|sentences?|entit(?:y|ies)|entity\ explanations?
+        |explanation\ of\ (?:the\ )?entities|notes?|summary|paragraph)
     | (?:实体|文本|句子)?(?:解释|说明|续写)(?:部分|内容|文本|句子|结果)?
     | 实体|文本|句子|原文|继续|回答|答案|答|输出|结果|注释|注|总结
     | 説明|解説|続き(?:の文章?)?|回答|出力|文章?|エンティティ(?:の説明)?
@@ -70,10 +71,10 @@ _LABEL = re.compile(
 )
 _INLINE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"!?\[([^\[\]\n]*)\]\([^()\s]*(?:\s+\"[^\"]*\")?\)"), r"\1"),
-    (re.compile(r"(\*\*\*|\*\*|(?<![A-Za-z0-9_])__)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
+    (re.compile(r"(\*\*\*|\*\*|(?<![A-Za-z0-9_])__)(?=\S)(.{1,300}?)(?<=\S)\1"), r"\2"),
     (re.compile(r"(?<![A-Za-z0-9*])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![A-Za-z0-9*])"), r"\1"),
     (re.compile(r"(?<![A-Za-z0-9_])_(?=[^\s_])([^_\n]+?)(?<=[^\s_])_(?![A-Za-z0-9_])"), r"\1"),
-    (re.compile(r"~~(?=\S)(.+?)(?<=\S)~~"), r"\1"),
+    (re.compile(r"~~(?=\S)(.{1,300}?)(?<=\S)~~"), r"\1"),
     (re.compile(r"(?<!`)`([^`\n]+)`(?!`)"), r"\1"),
     (re.compile(r"\*\*+"), ""),  # its partner stands in another line
     (re.compile(r"\\([*_#`~>\[\]()|.!-])"), r"\1"),

@@ -38,9 +38,10 @@ _ACRONYM = re.compile(r"(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,2}")  # U.S, a.m, Ph.D
 _KOREAN_DATE = re.compile(r"\d{4}\.\s?\d{1,2}(?:\.\s?\d{1,2})?$")
 _NAMES_WITH_MARK = ("Yahoo", "モーニング娘")  # Yahoo!, モーニング娘。: the mark is part of the name
 _NOT_BLANK = re.compile(r"\S")
+_ONLY_CLOSERS = re.compile(rf"(?:{_AFTER_MARK}|[{_MARKS}]|\s)*$")
 _COMMAS = ",，、；;：:"
 # What follows a quotation that is part of a longer sentence, with no blank between.
-_CARRIES_ON = {"ja": "とはがをにでもの", "zh": "的地得是也"}
+_CARRIES_ON = {"ja": "とはがをにでもなの", "zh": "的地得是也"}
 
 
 def split_sentences(text: str, lang: str) -> list[tuple[str, bool]]:
@@ -98,9 +99,9 @@ def _boundaries(text: str, lang: str) -> Iterator[int]:
     enclosed = [(*span, _goes_on(text[span[1] : span[1] + 20], lang)) for span in _spans(_ENCLOSED, text)]
     start = 0
     for match in _END.finditer(text):
-        after = _NOT_BLANK.search(text, match.end())
-        if after is None:
+        if _ONLY_CLOSERS.match(text, match.end()):
             return
+        after = _NOT_BLANK.search(text, match.end())
         if any(low < match.start() < high for low, high in addresses):
             continue
         if any((start < low or goes_on) and _is_inside(text, match, low, high) for low, high, goes_on in enclosed):
@@ -152,6 +153,11 @@ def _ends_here(before: str, match: re.Match[str], rest: str, lang: str) -> bool:
     return not before.endswith(_NAMES_WITH_MARK)
 
 
+def _is_caseless(char: str) -> bool:
+    """A letter of a script without capitals: Chinese, Japanese, Korean."""
+    return char.isalpha() and char.lower() == char.upper()
+
+
 def _opens_in_lower_case(before: str) -> bool:
     """Chat style: who does not capitalise the first word does not capitalise the next sentence either."""
     first = next((char for char in before if char.isalpha()), "A")
@@ -167,9 +173,8 @@ def _dot_ends(before: str, closed: bool, gap: bool, following: str, lang: str) -
     if word in TITLES or word in _NEVER_LAST_WORDS:
         return False
     if not gap:  # 他来了.然后 ends; 3.5, v2.0, node.js, 第3.节, A.苹果 do not
-        caseless = following[0].isalpha() and following[0].lower() == following[0].upper()
-        short = word in WORDS or _ACRONYM.fullmatch(word) or word[-1:].isdigit() or len(word) == 1
-        after_caseless = before[-1:].isalpha() and not before[-1:].isascii() and before[-1:].lower() == before[-1:].upper()
+        short = word.capitalize() in WORDS or _ACRONYM.fullmatch(word) or word[-1:].isdigit() or len(word) == 1
+        caseless, after_caseless = _is_caseless(following[0]), _is_caseless(before[-1:])
         return not short and (caseless or (following[0].isupper() and (closed or after_caseless)))
     if opener[:1].isdigit():
         in_date = lang == "ko" or len(word) < 4

@@ -253,7 +253,7 @@ class TransformersBackend:
         broken = chooser.broken.tolist()
         return [self._reply(row, tokens, bad) for row, tokens, bad in zip(rows, written, broken)]
 
-    def _reply(self, row: _Row, tokens: list[int], broken: bool) -> Reply:
+    def _reply(self, row: Row, tokens: list[int], broken: bool) -> Reply:
         """Cut a row of the output at its first end token or at its own limit."""
         if broken:
             error = "ArithmeticError: the model's scores are not numbers"
