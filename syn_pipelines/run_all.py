@@ -100,9 +100,9 @@ def check(opts: Options, paths: RunPaths, steps: Sequence[Step]) -> None:
                 pass
     for task in (*MODES, "explain"):
         load_prompt(task, language.lang)
-    for step in steps:
-        if isinstance(step.opts, LlmOptions):
-            choose_backend(step.opts.backend, step.opts.model_from_pretrained, batch_size=1, n_gpu=step.opts.n_gpu)
+    chosen = {(o.backend, o.model_from_pretrained, o.n_gpu) for o in (step.opts for step in steps) if isinstance(o, LlmOptions)}
+    for backend, model, n_gpu in sorted(chosen):
+        choose_backend(backend, model, batch_size=1, n_gpu=n_gpu).check()
 
 
 @dataclass

@@ -66,13 +66,6 @@ def decode_strict(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def _try_decode(decoder: json.JSONDecoder, text: str, pos: int) -> tuple[Any, int] | None:
-    try:
-        return decoder.raw_decode(text, pos)
-    except (ValueError, RecursionError):
-        return None
-
-
 _OPEN = {"[": "]", "【": "]", "［": "]", "{": "}", "｛": "}", "(": ")"}
 _CLOSE = {"]": "]", "】": "]", "］": "]", "}": "}", "｝": "}", ")": ")"}
 _SEPARATORS, _COLONS = ",，;；、", ":："
@@ -91,8 +84,8 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORDS = {"null": None, "none": None, "nil": None, "undefined": None, "nan": None, "true": True, "false": False}
 _BARE_KEY = rf"[^{_QUOTES}\s:：,，;；、{{}}\[\]【】［］｛｝][^{_QUOTES}:：,，{{}}\[\]\n]{{0,60}}"
 # What may follow the comma after a string: else the "closing" quote before the comma was part of the string.
-_MEMBER = re.compile(rf"""\s* (?: [{_QUOTES}\[({{【［｛\])}}】］｝/\#] | $ | ``` | \.\.\. | -?\d | (?:null|none|true|false)\b
-    | \w{{1,20}}\s*[:：] )""", re.VERBOSE | re.IGNORECASE)
+_MEMBER = re.compile(rf"""\s* (?: [{_QUOTES}\[({{【［｛\])}}】］｝/\#] | $ | ``` | \.\.\. | -?\d
+    | (?:null|none|true|false)\b | \w{{1,20}}\s*[:：] )""", re.VERBOSE | re.IGNORECASE)
 _SHORT_WORD = re.compile(r"\w{1,20}")
 _MEMBER_BREAK = re.compile(r"\s{0,4}(?:[}｝]\s{0,4}[,，]?\s{0,4}[{｛]|[,，])\s{0,4}\Z")
 
@@ -113,6 +106,7 @@ _TOP = re.compile(rf"""<think(?:ing)?> | </think(?:ing)?>
     | [{{｛] (?= (?:\s|\\[nrt])* (?: [{_QUOTES}\[{{(【［｛}}｝,/\\] | {_BARE_KEY}[:：] | $) )
     | \( (?= \s* [{_QUOTES}\[{{(] )""", re.VERBOSE | re.IGNORECASE)
 _STRICT_DEPTH = 3  # members this deep are tried as strict JSON first; with deeper ones the tries would overlap
+_MAX_STRICT_FAILURES = 100  # then the tolerant reader alone goes on: an error costs a count of the lines before it
 _MAX_RETRIES = 8  # openings tried anew inside a value that never closed and held nothing
 
 
@@ -127,6 +121,25 @@ def unescape(raw: str) -> str:
 
     text = _ESCAPE.sub(one, raw)
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+class _Source:
+    """A text being searched, with what was learnt about it, so that no part of it is tried in vain again and again."""
+
+    def __init__(self, text: str, cut: bool) -> None:
+        self.text, self.cut = text, cut
+        self.hopeless: set[str] = set()  # kinds of quotes without an acceptable closing one from here to the end
+        self.strict_tries = _MAX_STRICT_FAILURES
+
+    def decode(self, decoder: json.JSONDecoder, pos: int) -> tuple[Any, int] | None:
+        """The strict JSON value that starts at ``pos`` and its end, or None."""
+        if not self.strict_tries or self.text[pos] not in "[{":
+            return None
+        try:
+            return decoder.raw_decode(self.text, pos)
+        except (ValueError, RecursionError):
+            self.strict_tries -= 1
+            return None
 
 
 @dataclass
@@ -159,14 +172,13 @@ class _Frame:
 
 
 class _Reader:
-    """One tolerant reading of the object or array that opens at ``start``; ``cut`` distrusts missing brackets."""
+    """One tolerant reading of the object or array that opens at ``start``."""
 
-    def __init__(self, text: str, start: int, cut: bool) -> None:
-        self.text, self.pos, self.cut = text, start, cut
+    def __init__(self, source: _Source, start: int) -> None:
+        self.source, self.text, self.pos = source, source.text, start
         self.stack: list[_Frame] = []
         self.open_count = {"]": 0, "}": 0, ")": 0}
         self.result: Any = None
-        self.hopeless: set[str] = set()  # quotes after which no acceptable closing quote was found up to the end
 
     def read(self) -> tuple[Any, int, bool]:
         """The value, where it ends, and whether its closing bracket was there."""
@@ -220,11 +232,10 @@ class _Reader:
         if _OPEN[char] == "}" and frame.wants_key and frame.members:
             self._pop(closed=True)  # {"a": 1 {"a": 2}: an object where a key belongs; the brace before it was forgotten
             return
-        if char in "[{" and len(self.stack) <= _STRICT_DEPTH:
-            if (decoded := _try_decode(_RAW_CONTROLS, self.text, self.pos)) is not None:
-                frame.add(decoded[0])
-                self.pos = decoded[1]
-                return
+        if len(self.stack) <= _STRICT_DEPTH and (decoded := self.source.decode(_RAW_CONTROLS, self.pos)) is not None:
+            frame.add(decoded[0])
+            self.pos = decoded[1]
+            return
         self._push(char)
 
     def _close(self, closer: str) -> None:
@@ -232,7 +243,7 @@ class _Reader:
         if not self.open_count[closer]:
             return  # one bracket too many
         while self.stack[-1].closer != closer:
-            self._pop(closed=not self.cut)
+            self._pop(closed=not self.source.cut)  # cut off: the missing bracket may be the cut's
         self._pop(closed=True)
 
     def _skip_blank(self) -> None:
@@ -264,12 +275,12 @@ class _Reader:
             if self.text[at] == "\\":  # an escaped character, perhaps a quote
                 continue
             first = at if first is None else first
-            if closers in self.hopeless or self._ends_string(at):
+            if closers in self.source.hopeless or self._ends_string(at):
                 return self._take(start, at, at + 1)
             if last is not None and (end := self._runs_into_key(start, last, at)) is not None:
                 return self._take(start, end, end)
             last = at
-        self.hopeless.add(closers)
+        self.source.hopeless.add(closers)
         if first is not None:
             return self._take(start, first, first + 1)
         self.pos = len(self.text)
@@ -292,7 +303,7 @@ class _Reader:
         return char in (_COLONS if self.stack[-1].closer == "}" and self.stack[-1].wants_key else _OPEN)
 
     def _runs_into_key(self, start: int, quote: int, at: int) -> int | None:
-        """Where the value ends whose closing quote is missing: ``"New York, "type": ...``, ``"LOC}, {"entity": ...``."""
+        """Where the value ends whose closing quote is missing: ``"Rome, "type": ...``, ``"LOC}, {"entity": ...``."""
         if self.stack[-1].key is None or self._char_after(at) not in tuple(_COLONS):
             return None
         if _SHORT_WORD.fullmatch(self.text, quote + 1, at) is None:
@@ -316,6 +327,7 @@ def read_values(text: str, *, cut: bool = False) -> tuple[list[TopValue], bool]:
         The values, and whether a ``<think>`` block was left open. Nothing raises.
     """
     values: list[TopValue] = []
+    source = _Source(text, cut)
     pos, retries = 0, _MAX_RETRIES
     while match := _TOP.search(text, pos):
         pos, tag = match.end(), match.group().lower()
@@ -327,7 +339,7 @@ def read_values(text: str, *, cut: bool = False) -> tuple[list[TopValue], bool]:
                 return values, True
             pos = end.end()
         else:
-            value = _read_one(text, match.start(), cut)
+            value = _read_one(source, match.start())
             if value.how == "unterminated" and retries and not _holds_container(value.value):
                 retries -= 1  # a stray bracket of the prose: what follows it may still be read
                 values.append(TopValue(value.value, match.start(), pos, value.how))
@@ -337,11 +349,11 @@ def read_values(text: str, *, cut: bool = False) -> tuple[list[TopValue], bool]:
     return values, False
 
 
-def _read_one(text: str, start: int, cut: bool) -> TopValue:
+def _read_one(source: _Source, start: int) -> TopValue:
     for decoder, how in ((_STRICT, ""), (_RAW_CONTROLS, "control_chars")):
-        if text[start] in "[{" and (decoded := _try_decode(decoder, text, start)) is not None:
+        if (decoded := source.decode(decoder, start)) is not None:
             return TopValue(decoded[0], start, decoded[1], how)
-    value, end, closed = _Reader(text, start, cut).read()
+    value, end, closed = _Reader(source, start).read()
     return TopValue(value, start, end, "loose_json" if closed else "unterminated")
 
 

@@ -22,7 +22,8 @@ _SURFACE = """word token text name mention surface phrase term entityname entity
     namedentity entity 实体 实体名称 实体名 实体文本 实体词 词 词语 单词 词汇 名称 文本 字 字词 内容 content value span
     string words tokens texts names mentions entities spans 实体列表 词语列表""".split()
 _TYPE = """type label tag category class entitytype entitylabel entitygroup entitycategory entityclass ner nertag
-    nertype nerlabel kind group 类型 实体类型 类别 实体类别 标签 实体标签 分类 种类 types labels tags categories""".split()
+    nertype nerlabel kind group 类型 实体类型 类别 实体类别 标签 实体标签 分类 种类 types labels tags
+    categories""".split()
 _POS_TYPE = "pos postag upos xpos partofspeech wordclass 词性 词类 词性标签 词性标注 postags".split()
 # {"name": "Ann", "entity": "PERSON"} and {"entity": "Ann", "value": "PERSON"}: the type, when nothing better is there.
 _SECOND_CHOICE_TYPE = ("value", "entity", "实体")
@@ -200,7 +201,7 @@ class Found:
 
     def _several(self, obj: Obj, keyed: dict[str, tuple[str, Any]], type_key: str | None, under: str | None,
                  in_list: bool) -> bool:
-        """{"type": "PERSON", "names": ["Ann", "Bob"]}, {"word": ["a", "b"], "pos": ["x", "y"]}, {"Ann": {"type": ..}}."""
+        """{"type": "PER", "names": ["Ann", "Bob"]}, {"word": ["a", "b"], "pos": ["x", "y"]}, {"Ann": {"type": ...}}."""
         surface_key = _first(_SURFACE_KEYS[self.mode], keyed, _texts)
         types_key = _first(_TYPE_KEYS[self.mode], keyed, _texts)
         pairs: list[tuple[str, str]] = []

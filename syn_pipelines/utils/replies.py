@@ -28,7 +28,7 @@ _THINK_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _THINK_START = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
 _GAP = re.compile(r"(?:[\s\ufeff\u200b,，;；、。.\]}】］｝*•-]|```\w{0,12}|\d{1,4}[.):、])*")
 _MAX_GAP = 80  # code points; a longer gap between two values is text
-_FIRST_QUOTE = re.compile(r"[\[{][^\"]*?(\\*)\"")
+_OPENING = re.compile(r"[\[{]")
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ def _without_wrapping(text: str) -> tuple[str, list[str]]:
     if end is not None and (start is None or end.start() < start.start()):
         text = text[end.end():]
         mended.append("think")
-    quote = _FIRST_QUOTE.search(text)
-    if quote is not None and quote.group(1):
+    opening = _OPENING.search(text)
+    quote = text.find('"', opening.end()) if opening else -1
+    if quote > 0 and text[quote - 1] == "\\":  # [{\"entity\": ...: inside a JSON string whose quotes are missing
         text = unescape(text)
         mended.append("escaped")
     return text, mended

@@ -55,6 +55,9 @@ class Backend(Protocol):
     name: str
     model: str
 
+    def check(self) -> None:
+        """UserError for whatever can be known to fail before weights are loaded."""
+
     def count_tokens(self, text: str) -> int:
         """Length of ``text`` in tokens of this model, without special tokens."""
 

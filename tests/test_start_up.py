@@ -1,0 +1,22 @@
+"""Steps start fast: no heavy package is imported until it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "accelerate", "numpy", "jieba", "textblob", "nltk")
+LIGHT_SCRIPTS = (
+    "s0_prepare_data", "s1_predict_data", "s2_continous_generation", "s3_predict_syn_data", "s4_split_data",
+    "s5_merge_data", "s6_combine_syn_fusion_label", "s7_pred_syn_data", "s8_process_label_and_combine", "train_ner",
+    "eval_ner", "run_all", "tools.oracle",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("script", LIGHT_SCRIPTS)
+def test_importing_a_script_loads_no_heavy_package(script):
+    program = f"import sys, syn_pipelines.{script}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
