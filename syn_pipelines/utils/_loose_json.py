@@ -77,7 +77,7 @@ _QUOTE_OR_ESCAPE = {closers: re.compile(rf"\\.|[{closers}]", re.DOTALL) for clos
 _FENCE = "```"
 
 _BLANK = re.compile(r"(?:[\s\ufeff\u200b]|\\[nrt])*")
-_COMMENT = re.compile(r"(?://|\#)[^\n]*|/\*.*?\*/", re.DOTALL)
+_COMMENT = re.compile(r"(?://|\#)[^\n]*|/\*.{0,1000}?\*/", re.DOTALL)
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[\"'\\/bfnrt“”‘’＂＇])")
 _PLAIN_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
