@@ -125,7 +125,7 @@ class Report:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         table = ["  " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
                  for row in rows]
-        idle = all(getattr(s, "up_to_date", False) for s in self.summaries.values())
+        idle = all(s.up_to_date for name, s in self.summaries.items() if not name.startswith("eval_ner"))
         head = f"{self.paths.file_name}, run {self.paths.save_type_name}, labelled by {self.backend}"
         return "\n".join([
             "", f"Nothing to do: {head} is complete." if idle else f"Done: {head}", "", *table, "",

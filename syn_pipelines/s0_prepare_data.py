@@ -2,7 +2,7 @@
 
 Reads columns (token, tag) in IO, BIO, BIOES, BMES or BILOU, the Weibo NER format (characters with a position digit), and
 JSON or JSON lines with character offsets. A set without dev or test sentences is split by --seed; equal sentences stay on
-one side. Tags that continue nothing are repaired and reported.
+one side. Invalid tags are repaired and reported.
 
 reads   the files given as --train, --dev and --test
 writes  data/few_shot/<file_name>/train_1000.jsonl, dev.jsonl, test.jsonl and labels.txt
@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from syn_pipelines.text.readers import FORMATS, Source, read_source
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.jsonl import replacing, write_jsonl
+from syn_pipelines.utils.journal import lock
+from syn_pipelines.utils.jsonl import Problems, file_hash, replacing, write_jsonl
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import Publisher, read_manifest
 from syn_pipelines.utils.options import (
@@ -54,10 +56,10 @@ class Options(TextOptions):
     test_share: float = option(0.1, "share cut off for test when there is no test file; 0: none", check=between(0, 0.4))
     size: int = option(-1, "keep N training sentences, chosen by seed, those with entities first; -1: all",
                        check=at_least(-1))
-    invalid_tags: str = option("repair", "repair: take a tag that continues nothing as the start of an entity; "
-                               "error: list such tags and stop", choices=("repair", "error"))
+    invalid_tags: str = option("repair", "repair: take a tag that continues nothing as the start of an entity and report "
+                               "it; error: list such tags and stop", choices=("repair", "error"))
     drop_leaks: bool = option(False, "take training sentences that dev or test holds too out of train")
-    overwrite: bool = option(False, "replace a data set that was not made by this step")
+    overwrite: bool = option(False, "replace a data set that this step did not make, or that was changed since")
 
 
 def rank(seed: int, key: str) -> bytes:
@@ -65,9 +67,9 @@ def rank(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}:{key}".encode()).digest()
 
 
-def text_of(sentence: Record) -> str:
+def text_of(sentence: Record) -> tuple[str, ...]:
     """What makes two sentences equal: their tokens."""
-    return "\0".join(sentence["text"])
+    return tuple(sentence["text"])
 
 
 def cut_off(sentences: Sequence[Record], shares: dict[str, float], *, seed: int) -> dict[str, list[Record]]:
@@ -76,8 +78,8 @@ def cut_off(sentences: Sequence[Record], shares: dict[str, float], *, seed: int)
     Returns:
         ``train`` and the names in ``shares``; each name gets the nearest whole number of distinct sentences.
     """
-    order = sorted({text_of(s) for s in sentences}, key=lambda text: (rank(seed, text), text))
-    owner: dict[str, str] = {}
+    order = sorted({text_of(s) for s in sentences}, key=lambda text: (rank(seed, "\0".join(text)), text))
+    owner: dict[tuple[str, ...], str] = {}
     begin = 0
     for name, share in shares.items():
         end = begin + round(share * len(order))
@@ -105,38 +107,63 @@ def run(opts: Options) -> Summary:
     _refuse_foreign(opts, paths)
     given = {name: Path(getattr(opts, name)) for name in SPLITS if getattr(opts, name)}
     sources = {name: read_source(path, opts.format, dense_lang=opts.dense_lang) for name, path in given.items()}
-    with step_log(opts, paths) as summary:
-        _report_tags(opts, sources.values(), summary)
+    _refuse_tags(opts, sources.values())
+    with step_log(opts, paths) as summary, lock(paths.journals, STEP):
+        _report_tags(sources.values(), summary)
         parts = {name: source.sentences for name, source in sources.items()}
         shares = {name: share for name, share in (("dev", opts.dev_share), ("test", opts.test_share))
                   if name not in parts and share > 0}
         parts = {**parts, **cut_off(parts["train"], shares, seed=opts.seed)}
-        read = len(parts["train"])
+        for name in shares:
+            if not parts[name]:
+                summary.warn(f"{given['train']}: too few sentences to cut off {name}.jsonl; give more or a --{name} file.")
+        read = len(sources["train"].sentences)
+        cut = {f"cut off for {name}": len(parts[name]) for name in shares}
         parts["train"], leaks = _without_leaks(opts, parts, summary)
         if opts.size >= 0:
             parts["train"] = choose(parts["train"], opts.size, seed=opts.seed)
         if not parts["train"]:
             raise UserError(f"{given['train']}: no training sentence is left. Check --size, --drop_leaks and the file.")
+        if not any(s["entities"] for s in parts["train"]):
+            raise UserError(f"{given['train']}: no training sentence has an entity. Check the last column or the key of "
+                            "the entities, and --format.")
         _write(opts, paths, parts, list(given.values()), summary)
         summary.accounts.append(Account("training sentences", read, {
-            "written": len(parts["train"]), "shared with dev or test": leaks,
-            "beyond --size": read - leaks - len(parts["train"])}))
+            "written": len(parts["train"]), **cut, "shared with dev or test": leaks,
+            "beyond --size": read - sum(cut.values()) - leaks - len(parts["train"])}))
     return summary
 
 
 def _refuse_foreign(opts: Options, paths: RunPaths) -> None:
-    if paths.train.exists() and not opts.overwrite and read_manifest(paths.train).get("step") != STEP:
-        raise UserError(f"{paths.train}: exists and was not made by this step. Choose another --file_name, or use "
-                        "--overwrite to replace it.")
+    """UserError for a data file that somebody else made, or corrected after this step made it."""
+    for path in () if opts.overwrite else (paths.train, paths.split("dev"), paths.split("test")):
+        if not path.exists():
+            continue
+        manifest = read_manifest(path)
+        if manifest.get("step") != STEP:
+            problem = "exists and was not made by this step"
+        elif manifest.get("sha256") != file_hash(path):
+            problem = "was changed after this step made it"
+        else:
+            continue
+        raise UserError(f"{path}: {problem}. Choose another --file_name, or use --overwrite to replace it.")
 
 
-def _report_tags(opts: Options, sources: Iterable[Source], summary: Summary) -> None:
+def _refuse_tags(opts: Options, sources: Iterable[Source]) -> None:
     for source in sources:
-        repairs = [f"{source.path}:{line}: {text}" for line, text in source.repairs]
-        if repairs and opts.invalid_tags == "error":
-            raise UserError("\n".join(repairs[:20]) + "\nCorrect these tags, or use --invalid_tags=repair.")
-        if repairs:
-            summary.warn(f"{source.path}: {len(repairs)} tags repaired, the first: {'; '.join(repairs[:3])}")
+        problems = Problems(source.path, "Correct these tags, or use --invalid_tags=repair.")
+        for line, text in source.repairs if opts.invalid_tags == "error" else ():
+            problems.add(line, f"{text}.")
+        problems.raise_if_any()
+
+
+def _report_tags(sources: Iterable[Source], summary: Summary) -> None:
+    for source in sources:
+        if source.bare:
+            summary.warn(f"{source.path}: no tag begins with B- or I-, so every tag but O is taken as a label.")
+        if source.repairs:
+            first = "; ".join(f"line {line}: {text}" for line, text in source.repairs[:3])
+            summary.warn(f"{source.path}: {len(source.repairs)} tags repaired, the first: {first}")
 
 
 def _without_leaks(opts: Options, parts: dict[str, list[Record]], summary: Summary) -> tuple[list[Record], int]:
@@ -175,8 +202,9 @@ def _write(opts: Options, paths: RunPaths, parts: dict[str, list[Record]], input
 
 def _write_labels(paths: RunPaths, labels: list[str]) -> None:
     """labels.txt; one with the same labels in another order was put in that order by somebody and stays."""
-    if paths.labels.is_file() and sorted(read_target_labels(paths.labels)) == labels:
-        return
+    with suppress(UserError):  # a missing or broken one is made anew
+        if sorted(read_target_labels(paths.labels)) == labels:
+            return
     with replacing(paths.labels) as file:
         file.write(("\n".join(["O", *labels]) + "\n").encode("utf-8"))
 

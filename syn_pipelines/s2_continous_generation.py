@@ -11,18 +11,26 @@ run     python syn_pipelines/s2_continous_generation.py --file_name=weibo --mode
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from syn_pipelines.text.filters import candidates
-from syn_pipelines.utils.annotate import Question, ask, fingerprint, opened_journal, renewal
+from syn_pipelines.utils.annotate import (
+    Question,
+    ask,
+    backend_of,
+    fingerprint,
+    journal_path,
+    opened_journal,
+    published,
+    renewal,
+)
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.journal import Journal
+from syn_pipelines.utils.journal import Journal, is_begun
 from syn_pipelines.utils.jsonl import write_jsonl
 from syn_pipelines.utils.language import Language, language_of
-from syn_pipelines.utils.llm import choose_backend
-from syn_pipelines.utils.manifest import Publisher, warn_of_stale
+from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import LlmOptions, at_least, between, load_options, option
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.prompts import Prompt, load_prompt
@@ -32,6 +40,7 @@ from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, 
 # Room for an answer of a few sentences about each entity, in tokens of the model: a fixed budget, with some more for a
 # long sentence, because a budget taken from the prompt's length cuts answers in the middle.
 ANSWER_TOKENS, ANSWER_TOKENS_EACH = 384, 2.0
+PLACES = 1000  # numbers kept free for the sentences of one sample; no answer has as many
 
 
 @dataclass(frozen=True)
@@ -50,30 +59,49 @@ def run(opts: Options) -> Summary:
     with step_log(opts, paths) as summary:
         sentences = list(read_train(paths))
         language = language_of(opts, (s["text"] for s in sentences))
+        settings = {"num_samples": opts.num_samples, "dense": language.dense, "lang": language.lang}
+        publisher = Publisher(paths, summary.step, settings, [paths.train], renewal(opts))
         prompt = load_prompt("explain", language.lang)
         questions = [q for s in sentences if s["entities"] for q in questions_about(s, language, prompt, opts.num_samples)]
-        backend = choose_backend(opts.backend, opts.model_from_pretrained, batch_size=opts.batch_size, n_gpu=opts.n_gpu)
+        backend = backend_of(opts)
         sampling = {"temperature": opts.temperature, "top_p": opts.top_p}
         # num_samples is no part of the fingerprint: asking for one more keeps those that are there.
         prints = fingerprint(opts, backend, prompt, [q for q in questions if q.id.endswith("#1")], sampling)
-        with opened_journal(paths, paths.synthetic, prints, questions, overwrite=opts.overwrite, restore=None) as journal:
-            harvest = Harvest(sentences, journal, language, prompt, opts.num_samples)
-            for _ in harvest.rows() if opts.retry_failed else ():
-                pass  # finds out which replies were of no use
-            asked = ask(opts, backend, journal, questions, what=summary.step, sampling=sampling,
-                        is_bad=lambda entry: entry["id"] in harvest.useless)
-            harvest = Harvest(sentences, journal, language, prompt, opts.num_samples)
-            count, digest = write_jsonl(paths.synthetic, harvest.rows())
-        harvest.report(summary)
-        complete = not harvest.replies["not asked yet"]
-        settings = {"num_samples": opts.num_samples, "dense": language.dense, "lang": language.lang}
-        publisher = Publisher(paths, summary.step, settings, [paths.train], renewal(opts))
-        publisher.publish(paths.synthetic, digest, harvest.counts(count), complete=complete, fingerprint=prints)
-        summary.outputs[str(paths.synthetic)] = count
-        summary.up_to_date = not asked and complete
-        _warn(summary, opts, harvest)
+        if is_finished_without_replies(opts, paths, settings, prints):
+            summary.up_to_date = True
+            summary.notes.append(f"{paths.synthetic} is complete (the replies it was made from are gone)")
+        else:
+            with opened_journal(paths, paths.synthetic, prints, questions, overwrite=opts.overwrite,
+                                restore=None) as journal:
+                harvest = Harvest(sentences, journal, language, prompt, opts.num_samples)
+                useless = harvest.find_useless() if opts.retry_failed else ()
+                asked = ask(opts, backend, journal, questions, what=summary.step, sampling=sampling,
+                            is_bad=lambda entry: entry["id"] in useless, each=opts.num_samples)
+                harvest = Harvest(sentences, journal, language, prompt, opts.num_samples)
+                _publish(summary, opts, paths, publisher, harvest, prints, asked)
         summary.warnings += warn_of_stale(paths)
     return summary
+
+
+def _publish(summary: Summary, opts: Options, paths: RunPaths, publisher: Publisher, harvest: Harvest,
+             prints: Mapping[str, Any], asked: int) -> None:
+    """Write the synthetic sentences and their manifest, and report on them."""
+    before = published(paths.synthetic)
+    count, digest = write_jsonl(paths.synthetic, harvest.rows())
+    complete = not harvest.replies["not asked yet"]
+    publisher.publish(paths.synthetic, digest, harvest.counts(count), complete=complete, fingerprint=prints)
+    harvest.report(summary)
+    summary.outputs[str(paths.synthetic)] = count
+    summary.up_to_date = not asked and complete and digest == before
+    _warn(summary, opts, harvest)
+
+
+def is_finished_without_replies(opts: Options, paths: RunPaths, settings: Mapping[str, Any],
+                                prints: Mapping[str, Any]) -> bool:
+    """Whether nothing is left to do although the journal is gone (copies of a run folder often lack hidden folders)."""
+    return (not opts.overwrite and not opts.retry_failed and not is_begun(journal_path(paths, paths.synthetic))
+            and is_current(paths, ["s2_continous_generation"], settings, [paths.synthetic])
+            and read_manifest(paths.synthetic).get("fingerprint") == prints)
 
 
 def questions_about(sentence: Record, language: Language, prompt: Prompt, samples: int) -> list[Question]:
@@ -109,17 +137,21 @@ class Harvest:
     def _key(tokens: Sequence[str]) -> str:
         return "".join("".join(tokens).split()).casefold()
 
+    def find_useless(self) -> set[str]:
+        """Ids of the replies that gave nothing."""
+        for _ in self.rows():
+            pass
+        return self.useless
+
     def rows(self) -> Iterator[Record]:
         """Synthetic sentences with ids ``<sentence id>-s<k>``, k being the place in what was written about it.
 
-        k also counts sentences dropped as duplicates of another record's, so that no id ever changes its text when
-        more sentences are asked about.
+        k also counts sentences dropped as duplicates of another record's, and goes on at 1001 with the second sample's,
+        so that no id changes its text when more is asked or a useless reply is asked for again.
         """
         for sentence in self.sentences:
             self.asked_about["with entities" if sentence["entities"] else "without entities, not asked"] += 1
-            place = 0
-            for tokens in self._good_texts(sentence) if sentence["entities"] else ():
-                place += 1
+            for place, tokens in self._good_texts(sentence) if sentence["entities"] else ():
                 if reason := self._repeats(tokens):
                     self.dropped[reason] += 1
                     continue
@@ -131,8 +163,8 @@ class Harvest:
                 self.kept += 1
                 yield {"id": identity, "text": tokens, "entities": [], "synthetic": True, "source_id": sentence["id"]}
 
-    def _good_texts(self, sentence: Record) -> Iterator[list[str]]:
-        """What passes the filters in the replies about one sentence; counts replies and dropped pieces."""
+    def _good_texts(self, sentence: Record) -> Iterator[tuple[int, list[str]]]:
+        """(k, tokens) of what passes the filters in the replies about a sentence; counts replies and dropped pieces."""
         for k in range(1, self.samples + 1):
             if (identity := f"{sentence['id']}#{k}") not in self.journal:
                 self.replies["not asked yet"] += 1
@@ -151,7 +183,7 @@ class Harvest:
                 self.replies["used"] += 1
             else:
                 self._count_useless(identity, "rejected", "no_usable_sentence" if found else "empty_reply")
-            yield from good
+            yield from enumerate(good, (k - 1) * PLACES + 1)
 
     def _count_useless(self, identity: str, status: str, reason: str) -> None:
         self.useless.add(identity)

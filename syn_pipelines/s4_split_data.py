@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import Problems, read_objects, write_jsonl
+from syn_pipelines.utils.jsonl import Problems, read_objects, replacing, to_line
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import DataOptions, command_of, load_options
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.records import Record, read_sentences, read_train
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
-
 
 STEP = "s4_split_data"
 
@@ -90,16 +90,19 @@ def run(opts: Options) -> Summary:
         for source in sources:
             if source not in present:
                 summary.warn(f"{source.path}: not there, left out. Make it with: {source.made_by}")
-        warn_of_stale(paths, [s.path for s in present])
+        ids = [row["id"] for row in read_train(paths)]
+        subsets = nested_subsets(ids, SIZES.values(), seed=opts.seed)
+        belongs = {"id": {identity: identity for identity in ids},
+                   "source_id": _synthetic_owners(paths, set(ids)) if paths.synthetic.is_file() else {}}
+        for source in present:  # all of them before the first file is written
+            _check(source, belongs[source.owner])
         publisher = Publisher(paths, STEP, {"seed": opts.seed}, [paths.train, *(s.path for s in sources)],
                               command_of(opts, config=None))
-        ids = [s["id"] for s in read_train(paths)]
-        subsets = nested_subsets(ids, SIZES.values(), seed=opts.seed)
-        owners = _synthetic_owners(paths, set(ids)) if paths.synthetic.is_file() else {}
-        for size, share in SIZES.items():
-            _write_gold(paths, publisher, size, subsets[share], summary)
-            for source in present:
-                _write_part(paths, publisher, source, size, subsets[share], set(ids), owners, summary)
+        gold = ((row["id"], row) for row in read_train(paths, again=True))
+        _write_parts(paths, publisher, "train_{n}", gold, subsets, summary, inputs=[paths.train])
+        for source in present:
+            _write_parts(paths, publisher, source.name, _rows_of(source, belongs[source.owner]), subsets, summary,
+                         inputs=[paths.train, source.path])
         publisher.remove_others(paths.sized(size, source.name) for size in SIZES for source in sources)
         summary.accounts.append(Account("sentences", len(ids), {"in all sizes": len(subsets[0.25]), "from 500 on":
                                 len(subsets[0.5]) - len(subsets[0.25]), "in 1000 only": len(ids) - len(subsets[0.5])}))
@@ -108,41 +111,60 @@ def run(opts: Options) -> Summary:
 
 
 def _synthetic_owners(paths: RunPaths, ids: Collection[str]) -> dict[str, str]:
-    """Synthetic sentence -> the training sentence from which it was written."""
+    """Synthetic sentence -> the training sentence from which it was written, in file order."""
+    for _ in read_sentences(paths.synthetic, may_be_empty=True, again=True):
+        pass  # the format is checked; line numbers are needed below
+    problems = Problems(paths.synthetic, paths.missing("s2_continous_generation"))
     owners = {}
-    for row in read_sentences(paths.synthetic, may_be_empty=True):
-        if row.get("source_id") not in ids:
-            raise UserError(f"{paths.synthetic}: sentence {row['id']!r} was written from {row.get('source_id')!r}, which "
-                            f"is not in {paths.train}. {paths.missing('s2_continous_generation')}")
-        owners[row["id"]] = row["source_id"]
+    for line, row in read_objects(paths.synthetic, problems):
+        owner = str(row.get("source_id"))
+        if owner not in ids:
+            problems.add(line, f"sentence {row.get('id')!r} was written from {owner!r}, which is not in {paths.train}.")
+        owners[str(row.get("id"))] = owner
+    problems.raise_if_any()
     return owners
 
 
-def _write_gold(paths: RunPaths, publisher: Publisher, size: int, chosen: set[str], summary: Summary) -> None:
-    path = paths.sized(size, "train_{n}")
-    count, digest = write_jsonl(path, (row for row in read_train(paths, again=True) if row["id"] in chosen))
-    publisher.publish(path, digest, {"sentences": count}, inputs=[paths.train])
-    summary.outputs[str(path)] = count
+def _check(source: Source, belongs: Mapping[str, str]) -> None:
+    """Every row of a file belongs to a sentence, once, and the rows stand in the order of the sentences.
 
-
-def _write_part(paths: RunPaths, publisher: Publisher, source: Source, size: int, chosen: set[str], ids: set[str],
-                owners: Mapping[str, str], summary: Summary) -> None:
-    path = paths.sized(size, source.name)
-    count, digest = write_jsonl(path, _rows_of(source, chosen, ids, owners))
-    complete = read_manifest(source.path).get("complete") is not False
-    publisher.publish(path, digest, {"rows": count}, complete=complete, inputs=[paths.train, source.path])
-    summary.outputs[str(path)] = count
-
-
-def _rows_of(source: Source, chosen: set[str], ids: set[str], owners: Mapping[str, str]) -> Iterator[Record]:
+    belongs: id of a row -> id of the training sentence that decides where it goes, in file order.
+    """
     problems = Problems(source.path, f"Make the file again with: {source.made_by}")
+    places = {identity: place for place, identity in enumerate(belongs)}
+    last = -1
     for line, row in read_objects(source.path, problems):
-        owner = row.get("id") if source.owner == "id" else owners.get(str(row.get("id")))
-        if owner not in ids:
+        place = places.get(str(row.get("id")), -1)
+        if place < 0:
             problems.add(line, f"id {row.get('id')!r} is not among the sentences it belongs to.")
-        elif owner in chosen:
-            yield row
+        elif place <= last:
+            problems.add(line, f"id {row.get('id')!r} stands there twice or out of the order of the sentences.")
+        last = max(last, place)
     problems.raise_if_any()
+
+
+def _rows_of(source: Source, belongs: Mapping[str, str]) -> Iterator[tuple[str, Record]]:
+    return ((belongs[str(row["id"])], row) for _, row in read_objects(source.path, Problems(source.path, "")))
+
+
+def _write_parts(paths: RunPaths, publisher: Publisher, name: str, rows: Iterable[tuple[str, Record]],
+                 subsets: Mapping[float, Collection[str]], summary: Summary, *, inputs: Sequence[Path]) -> None:
+    """Write the parts of one file, all sizes in one pass. Each row comes with the id that decides where it goes."""
+    outputs = {size: paths.sized(size, name) for size in SIZES}
+    counts, digests = dict.fromkeys(SIZES, 0), {size: hashlib.sha256() for size in SIZES}
+    with ExitStack() as stack:
+        files = {size: stack.enter_context(replacing(path)) for size, path in outputs.items()}
+        for owner, row in rows:
+            line = to_line(row)
+            for size, share in SIZES.items():
+                if owner in subsets[share]:
+                    files[size].write(line)
+                    digests[size].update(line)
+                    counts[size] += 1
+    complete = read_manifest(inputs[-1]).get("complete") is not False
+    for size, path in outputs.items():
+        publisher.publish(path, digests[size].hexdigest(), {"rows": counts[size]}, complete=complete, inputs=inputs)
+        summary.outputs[str(path)] = counts[size]
 
 
 def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:

@@ -121,15 +121,17 @@ class LabelSet:
         return cls(tuple(name for name in names if name != OUTSIDE))
 
     @classmethod
-    def read(cls, path: Path) -> LabelSet:
+    def read(cls, path: Path, missing: str = "Make it with s5_merge_data.py, or name another label file.") -> LabelSet:
         """A ``.json`` label file, or any other file as a list of target labels as in labels.txt.
+
+        missing: what to do when the file does not exist.
 
         Raises:
             UserError: missing file, broken JSON, or one of the mistakes of ``from_dict``.
         """
         if path.suffix != ".json":
             return cls.from_targets(read_target_labels(path))
-        rows = read_json(path, "Make it with s5_merge_data.py, or name another label file.")
+        rows = read_json(path, missing)
         if not isinstance(rows, dict):
             raise UserError(f"{path}:1: a label file holds one JSON object, this is a {type(rows).__name__}. "
                             "Make the file again.")

@@ -101,6 +101,7 @@ POOLINGS = ("max", "first")
 # A token of very many pieces (a long address, a run of signs) must not fill a window on its own.
 MAX_PIECES = 32
 DEFAULT_POSITIONS = 512
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 
 
 @dataclass(frozen=True)
@@ -227,14 +228,21 @@ class PretrainedEncoder(nn.Module):
 
 
 def load_tokenizer(path: str | Path):
-    """Raises UserError when ``path`` holds no tokenizer."""
+    """The tokenizer at ``path`` (folder or hub id).
+
+    Raises:
+        UserError: there is none.
+    """
     from transformers import AutoTokenizer
 
+    advice = "Name an encoder folder or hub id with its tokenizer files."
+    # For a folder without a vocabulary transformers 5 builds an empty tokenizer and says nothing.
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in VOCABULARY_FILES):
+        raise UserError(f"{path}: no tokenizer could be loaded (none of {', '.join(VOCABULARY_FILES)}). {advice}")
     try:
         return AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no tokenizer could be loaded ({_first_line(error)}). "
-                        "Name an encoder folder or hub id with its tokenizer files.") from None
+        raise UserError(f"{path}: no tokenizer could be loaded ({_first_line(error)}). {advice}") from None
 
 
 def load_encoder(path: str | Path, *, weights: bool = True) -> nn.Module:

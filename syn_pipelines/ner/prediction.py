@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from syn_pipelines.ner.data import chunked
 from syn_pipelines.ner.decoding import Span
 from syn_pipelines.ner.model import NerModel
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.llm.transformers_loading import parse_gpus
+
+log = logging.getLogger(__name__)
 
 # Sentences read ahead, in batches: enough to put similar lengths together.
 POOL_BATCHES = 16
+
+
+def choose_device(n_gpu: str) -> str:
+    """The first GPU that ``--n_gpu`` names, or the CPU on a machine without any.
+
+    Raises:
+        UserError: no GPU number, or one this machine does not have.
+    """
+    import torch
+
+    number = parse_gpus(n_gpu)[0]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number < count:
+        return f"cuda:{number}"
+    if count:
+        raise UserError(f"--n_gpu={n_gpu}: this machine has {count} GPU(s), numbered from 0. Name one of those.")
+    log.info("no GPU on this machine: the NER model runs on the CPU")
+    return "cpu"
 
 
 def predict_stream(model: NerModel, sentences: Iterable[Sequence[str]], batch_size: int = 4) -> Iterator[list[Span]]:

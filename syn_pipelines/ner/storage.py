@@ -19,7 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from syn_pipelines.ner.data import LabelSet, Vocabulary
-from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, ScratchEncoder, load_encoder, load_tokenizer
+from syn_pipelines.ner.encoders import (
+    VOCABULARY_FILES,
+    PretrainedEncoder,
+    ScratchConfig,
+    ScratchEncoder,
+    load_encoder,
+    load_tokenizer,
+)
 from syn_pipelines.ner.model import HeadConfig, NerModel
 from syn_pipelines.utils.errors import UserError
 
@@ -116,7 +123,7 @@ def _build_encoder(folder: Path, config: dict, base: str | None) -> ScratchEncod
         return ScratchEncoder(ScratchConfig(**settings), Vocabulary(_read_json(_existing(folder, VOCABULARY))))
     inner = folder / ENCODER
     sources = {}
-    for part, names in {"config": ["config.json"], "tokenizer": ["tokenizer_config.json", "tokenizer.json"]}.items():
+    for part, names in {"config": ("config.json",), "tokenizer": VOCABULARY_FILES}.items():
         if any((inner / name).is_file() for name in names):
             sources[part] = str(inner)
         elif base:

@@ -15,7 +15,7 @@ from syn_pipelines.utils.fusion import as_entity
 from syn_pipelines.utils.jsonl import Problems, read_json, read_lines, read_objects
 from syn_pipelines.utils.labels import name_problem
 from syn_pipelines.utils.records import Record
-from syn_pipelines.utils.tags import spans_of_tags
+from syn_pipelines.utils.tags import scheme_of, spans_of_tags
 
 FORMATS = ("columns", "weibo", "json")
 ADVICE = "Correct these lines, or name the format with --format."
@@ -30,11 +30,15 @@ _START_KEYS, _END_KEYS = ("start", "start_offset", "begin"), ("end", "end_offset
 
 @dataclass
 class Source:
-    """A file read: sentences in file order (no ids), and the (line, what was repaired) pairs of its tags."""
+    """A file read: sentences in file order (no ids), and the (line, what was repaired) pairs of its tags.
+
+    bare: its tags are labels without B- or I- before them.
+    """
 
     path: Path
     sentences: list[Record] = field(default_factory=list)
     repairs: list[tuple[int, str]] = field(default_factory=list)
+    bare: bool = False
 
 
 def read_source(path: Path, format: str, *, dense_lang: str = "auto") -> Source:
@@ -58,7 +62,7 @@ def read_source(path: Path, format: str, *, dense_lang: str = "auto") -> Source:
 
 
 def _guess(path: Path) -> str:
-    if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
+    if path.suffix.lower() in (".json", ".jsonl", ".ndjson") or _is_row(_first_line(path)):
         return "json"
     tokens = [columns[0] for _, columns in _column_lines(path, Problems(path, ADVICE)) if len(columns) > 1]
     if tokens and tokens[0].endswith("0") and all(_WEIBO_TOKEN.fullmatch(token) for token in tokens):
@@ -77,37 +81,35 @@ def _column_lines(path: Path, problems: Problems) -> Iterator[tuple[int, list[st
             yield number, []
         else:
             # Tabs part columns where there are any, so that a blank may be a token; else runs of ASCII blanks do.
+            # What stands behind the last column is dropped; a first column may be white space.
+            line = line[:1] + line[1:].rstrip(" \t")
             yield number, line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
 
 def _read_columns(source: Source, *, weibo: bool) -> None:
     problems = Problems(source.path, ADVICE)
-    tokens: list[str] = []
-    tags: list[tuple[int, str]] = []
-
-    def close() -> None:
-        if tokens:
-            spans, repairs = spans_of_tags([tag for _, tag in tags])
-            source.repairs.extend((tags[i][0], text) for i, text in repairs)
-            entities = [as_entity(tokens, (start, end), label) for start, end, label in spans]
-            source.sentences.append({"text": list(tokens), "entities": entities})
-        tokens.clear()
-        tags.clear()
-
+    rows: list[list[tuple[int, str, str]]] = [[]]  # by sentence: line, token, tag
     for number, columns in _column_lines(source.path, problems):
+        token, tag = (columns[0], columns[-1]) if len(columns) > 1 else ("", "")
         if not columns:
-            close()
-        elif len(columns) < 2 or not columns[0] or not columns[-1]:
-            problems.add(number, f"needs a token and a tag, got {columns!r}.")
-        elif weibo and not (match := _WEIBO_TOKEN.fullmatch(columns[0])):
-            problems.add(number, f"needs a character and its position digit, got {columns[0]!r}.")
-        elif problem := name_problem(columns[-1]):
-            problems.add(number, f"the tag {columns[-1]!r} {problem}.")
+            rows.append([])
+        elif not token or not tag:
+            problems.add(number, f"needs a token and a tag, got {_short(columns)}.")
+        elif weibo and not (match := _WEIBO_TOKEN.fullmatch(token)):
+            problems.add(number, f"needs a character and its position digit, got {_short(token)}.")
+        elif problem := _label_problem(tag):
+            problems.add(number, f"the tag {_short(tag)} {problem}.")
         else:
-            tokens.append(match[1] if weibo else columns[0])
-            tags.append((number, columns[-1].strip()))
-    close()
+            rows[-1].append((number, match[1] if weibo else token, tag))
     problems.raise_if_any()
+    rows = [row for row in rows if row]
+    scheme = scheme_of([tag for _, _, tag in row] for row in rows)
+    source.bare = scheme == "bare"
+    for row in rows:
+        tokens = [token for _, token, _ in row]
+        spans, repairs = spans_of_tags([tag for _, _, tag in row], scheme)
+        source.repairs += [(row[i][0], text) for i, text in repairs]
+        source.sentences.append(_record(tokens, [(s, e) for s, e, _ in spans], [label for _, _, label in spans]))
 
 
 def _read_json(path: Path, dense_lang: str) -> Iterator[Record]:
@@ -125,29 +127,58 @@ def _read_json(path: Path, dense_lang: str) -> Iterator[Record]:
 
 
 def _json_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line of JSON lines, or number of the entry in a list, row)."""
-    first = next((line for _, line in read_lines(path, problems)), "").lstrip()
-    if first.startswith("{") and _is_json(first):
+    """(line where it begins, row)."""
+    if _is_row(_first_line(path)) or path.suffix.lower() in (".jsonl", ".ndjson"):
         yield from read_objects(path, problems)
         return
     content = read_json(path)
-    if isinstance(content, dict):
-        content = next((value for value in content.values() if isinstance(value, list)), [])
-    if not isinstance(content, list):
+    if not isinstance(content, (list, dict)):
         raise UserError(f"{path}: is neither a list of sentences nor JSON lines. Check the file and --format.")
-    for number, row in enumerate(content, 1):
+    text = path.read_bytes().decode("utf-8-sig")
+    line = begin = 0
+    for number, (at, row) in enumerate(_list_entries(text), 1):
+        line, begin = line + text.count("\n", begin, at), at
         if isinstance(row, dict):
-            yield number, row
+            yield line + 1, row
         else:
-            problems.add(number, f"entry {number} of the list is a {type(row).__name__}, not an object.")
+            problems.add(line + 1, f"entry {number} of the list is a {type(row).__name__}, not an object.")
 
 
-def _is_json(line: str) -> bool:
+def _list_entries(text: str) -> Iterator[tuple[int, Any]]:
+    """(place, value) of every entry of a JSON list, or of the first list in a JSON object. ``text`` must be valid."""
+    decode = json.JSONDecoder().raw_decode
+
+    def skip(at: int) -> int:
+        return re.compile(r"[ \t\r\n]*").match(text, at).end()  # type: ignore[union-attr]  # matches anything
+
+    at = skip(0)
+    while text[at] in "{,":  # an object: over its keys and values up to a list
+        at = skip(at + 1)
+        if text[at] == "}":
+            return
+        at = skip(skip(decode(text, at)[1]) + 1)
+        if text[at] != "[":
+            at = skip(decode(text, at)[1])
+    while text[at] in "[,":
+        at = skip(at + 1)
+        if text[at] == "]":
+            return
+        value, end = decode(text, at)
+        yield at, value
+        at = skip(end)
+
+
+def _first_line(path: Path) -> str:
+    return next((line for _, line in read_lines(path, Problems(path, ADVICE))), "")
+
+
+def _is_row(line: str) -> bool:
+    """Whether a line is a whole sentence by itself, not the start of one value over many lines or a list in an object."""
     try:
-        json.loads(line)
-    except ValueError:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
         return False
-    return True
+    return isinstance(value, dict) and "text" in value
 
 
 def _is_dense(texts: Iterable[str]) -> bool:
@@ -162,9 +193,9 @@ def _sentence(row: Mapping[str, Any], dense: bool) -> Record:
     text = row.get("text")
     raw = _first(row, ("entities", "label", "labels", "spans", "annotations"), [])
     if not isinstance(text, (str, list)) or not text:
-        raise ValueError(f"'text' must be a text or a list of tokens, got {str(text)[:60]!r}")
+        raise ValueError(f"'text' must be a text or a list of tokens, got {_short(text)}")
     if not isinstance(raw, list):
-        raise ValueError(f"the entities must be a list, got {str(raw)[:60]!r}")
+        raise ValueError(f"the entities must be a list, got {_short(raw)}")
     entities = [_entity(number, entity, text) for number, entity in enumerate(raw, 1)]
     if isinstance(text, list):
         if not all(isinstance(token, str) and token for token in text):
@@ -194,16 +225,28 @@ def _entity(number: int, entity: Any, text: str | Sequence[str]) -> tuple[int, i
         start, end = span if isinstance(span, list) and len(span) == 2 else (None, None)
         label, surface = _first(entity, _LABEL_KEYS), _first(entity, _SURFACE_KEYS)
     else:
-        raise ValueError(f"entity {number} is {str(entity)[:60]!r}, not an object or [start, end, label]")
+        raise ValueError(f"entity {number} is {_short(entity)}, not an object or [start, end, label]")
     if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
-        raise ValueError(f"entity {number} needs a start, an end and a label, got {str(entity)[:80]}")
-    if problem := name_problem(label):
-        raise ValueError(f"entity {number}: the label {label!r} {problem}")
+        raise ValueError(f"entity {number} needs a start, an end and a label, got {_short(entity)}")
+    if problem := _label_problem(label):
+        raise ValueError(f"entity {number}: the label {_short(label)} {problem}")
+    if label == "O":
+        raise ValueError(f"entity {number} has the label 'O', which means no entity")
     if not 0 <= start < end <= len(text):
         raise ValueError(f"entity {number} goes from {start} to {end} but the text has {len(text)} units")
     if surface is not None and surface != text[start:end]:
-        raise ValueError(f"entity {number} is {str(surface)[:40]!r} but its offsets give {str(text[start:end])[:40]!r}")
+        raise ValueError(f"entity {number} is {_short(surface)} but its offsets give {_short(text[start:end])}")
     return start, end, label
+
+
+def _label_problem(label: str) -> str | None:
+    """What keeps a tag or a label out of labels.txt, None when nothing does."""
+    return name_problem(label) or ("has a blank in it, which labels.txt cannot hold" if len(label.split()) > 1 else None)
+
+
+def _short(value: Any) -> str:
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _first(row: Mapping[str, Any], keys: Iterable[str], default: Any = None) -> Any:

@@ -74,7 +74,7 @@ _QUOTES = _DOUBLE + _SINGLE
 # A string opened by an ASCII quote ends at that quote only: “ and ” inside it are content.
 _CLOSERS = {q: "\"" if q == "\"" else _DOUBLE for q in _DOUBLE} | {q: "'" if q == "'" else _SINGLE for q in _SINGLE}
 _QUOTE_OR_ESCAPE = {closers: re.compile(rf"\\.|[{closers}]", re.DOTALL) for closers in set(_CLOSERS.values())}
-_FENCE = "```"
+_STOP = re.compile(r"```|</think", re.IGNORECASE)  # between members, these end a value that was never closed
 
 _BLANK = re.compile(r"(?:[\s\ufeff\u200b]|\\[nrt])*")
 _COMMENT = re.compile(r"(?://|\#)[^\n]*|/\*.{0,1000}?\*/", re.DOTALL)
@@ -84,7 +84,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORDS = {"null": None, "none": None, "nil": None, "undefined": None, "nan": None, "true": True, "false": False}
 _BARE_KEY = rf"[^{_QUOTES}\s:：,，;；、{{}}\[\]【】［］｛｝][^{_QUOTES}:：,，{{}}\[\]\n]{{0,60}}"
 # What may follow the comma after a string: else the "closing" quote before the comma was part of the string.
-_MEMBER = re.compile(rf"""\s* (?: [{_QUOTES}\[({{【［｛\])}}】］｝/\#] | $ | ``` | \.\.\. | -?\d
+_MEMBER = re.compile(rf"""[\s,:]* (?: [{_QUOTES}\[({{【［｛\])}}】］｝/\#] | $ | ``` | \.\.\. | -?\d
     | (?:null|none|true|false)\b | \w{{1,20}}\s*[:：] )""", re.VERBOSE | re.IGNORECASE)
 _SHORT_WORD = re.compile(r"\w{1,20}")
 _MEMBER_BREAK = re.compile(r"\s{0,4}(?:[}｝]\s{0,4}[,，]?\s{0,4}[{｛]|[,，])\s{0,4}\Z")
@@ -94,10 +94,12 @@ def _quoted(quotes: str) -> str:
     return rf"[{quotes}]([^{quotes}\\]*(?:\\.[^{quotes}\\]*)*)[{quotes}]\s*[:：]"
 
 
-_HALF_QUOTED = rf"[{_QUOTES}]?({_BARE_KEY})[{_QUOTES}]?\s*[:：]"
+_HALF_QUOTED = rf"[{_QUOTES}]{{0,2}}({_BARE_KEY})[{_QUOTES}]{{0,2}}\s*[:：]"
 _KEY = re.compile("|".join([*map(_quoted, ('"', "'", _DOUBLE, _SINGLE)), _HALF_QUOTED]), re.DOTALL)
+_STRING_TO_END = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:\\?|"\s*)\Z', re.DOTALL)
+_KEY_WITHOUT_COLON = re.compile(rf"[{_QUOTES}](\w{{1,20}})[{_QUOTES}](?=\s+[{_QUOTES}])")
 # A bare word may hold quotes (O'Neil) and blanks (New York); a blank before a quote ends it: a comma was forgotten.
-_BARE_CHARS = rf"(?:(?![ \t][{_QUOTES}])[^,，;；\[\]{{}}【】［］｛｝\r\n%s])+"
+_BARE_CHARS = rf"(?:(?![ \t][{_QUOTES}]|</think)[^,，;；\[\]{{}}【】［］｛｝\r\n%s])+"
 _BARE = re.compile(_BARE_CHARS % "")
 _BARE_IN_PARENS = re.compile(_BARE_CHARS % ")")
 # An opening bracket in prose starts a value only when something like JSON follows.
@@ -185,7 +187,7 @@ class _Reader:
         self._push(self.text[self.pos])
         while self.stack:
             self._skip_blank()
-            if self.pos >= len(self.text) or self.text.startswith(_FENCE, self.pos):
+            if self.pos >= len(self.text) or _STOP.match(self.text, self.pos):
                 while self.stack:
                     self._pop(closed=False)
                 return self.result, self.pos, False
@@ -204,13 +206,23 @@ class _Reader:
             self.pos += 1
         elif char in _COLONS:
             self.pos += 1
-        elif frame.wants_key and (match := _KEY.match(self.text, self.pos)):
-            frame.key = unescape(next(g for g in match.groups() if g is not None)).strip()
-            self.pos = match.end()
+        elif _STRING_TO_END.match(self.text, self.pos):
+            self._break_off()
+        elif (frame.wants_key or char in _QUOTES and frame.key is None) and (match := _KEY.match(self.text, self.pos)):
+            self._key(match)
+        elif frame.wants_key and (match := _KEY_WITHOUT_COLON.match(self.text, self.pos)):
+            self._key(match)
         elif char in _QUOTES:
             self._string(_CLOSERS[char])
         else:
             self._bare(frame)
+
+    def _key(self, match: re.Match[str]) -> None:
+        if not self.stack[-1].wants_key:
+            self._push("{")  # ["entity": "Ann", ...: a key in a list, the opening brace was forgotten
+        key = next(group for group in match.groups() if group is not None)
+        self.stack[-1].key = unescape(key if match.group()[0] in _QUOTES else key.strip())
+        self.pos = match.end()
 
     def _push(self, char: str) -> None:
         closer = _OPEN[char]
@@ -240,8 +252,8 @@ class _Reader:
 
     def _close(self, closer: str) -> None:
         self.pos += 1
-        if not self.open_count[closer]:
-            return  # one bracket too many
+        if not self.open_count[closer] or (closer != "}" and self.stack[-1].key is not None):
+            return  # a bracket too many, or one where a value belongs
         while self.stack[-1].closer != closer:
             self._pop(closed=not self.source.cut)  # cut off: the missing bracket may be the cut's
         self._pop(closed=True)
@@ -262,6 +274,8 @@ class _Reader:
             return
         self.pos = match.end()
         word = match.group().strip()
+        if len(word) > 1 and word[-1] in _QUOTES and not set(word[:-1]) & set(_QUOTES):
+            word = word[:-1]  # {"entity": Ann", ...}: only the opening quote was forgotten
         if word.lower() in _WORDS:
             frame.add(_WORDS[word.lower()])
         else:
@@ -283,6 +297,11 @@ class _Reader:
         self.source.hopeless.add(closers)
         if first is not None:
             return self._take(start, first, first + 1)
+        self._break_off()
+
+    def _break_off(self) -> None:
+        """The text ends inside a string, or right after one: whatever it was to be stays open."""
+        self.stack[-1].add(None)
         self.pos = len(self.text)
 
     def _take(self, start: int, end: int, resume: int) -> None:
@@ -293,7 +312,7 @@ class _Reader:
         """Whether the quote at ``at`` closes a string, judged by what follows it."""
         after = self._next(at + 1)
         char = self.text[after:after + 1]
-        if not char or char in _CLOSE or self.text.startswith(_FENCE, after):
+        if not char or char in _CLOSE or _STOP.match(self.text, after):
             return True
         if char in _SEPARATORS:
             return _MEMBER.match(self.text, after + 1) is not None

@@ -231,16 +231,16 @@ class Found:
         for key, value in pairs:
             known = _folded(key) in _KNOWN
             inner = under if known else key
-            if _folded(key) in _EXTRA:
+            if _folded(key) in _EXTRA or (half_item and not (known and isinstance(value, list))):
                 continue
             if isinstance(value, Obj):
                 self.note("wrapper" if known else "nested_objects")
-                self.object(value, None if half_item else inner, depth + 1)
+                self.object(value, inner, depth + 1)
             elif isinstance(value, list):
                 if known or any(map(_is_container, value)):
                     self.note("wrapper")
                 self.array(value, None if half_item else inner, depth + 1)
-            elif isinstance(value, str) and not known and not half_item and not isinstance(value, Num):
+            elif isinstance(value, str) and not known and not isinstance(value, Num):
                 self.take(value, key)  # {"人名": ["张三", "李四"], "地名": "北京"}
             elif not known:
                 self.drop()

@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.journal import Journal, differing, is_begun, lock
 from syn_pipelines.utils.jsonl import Problems, file_hash, read_objects, write_jsonl
-from syn_pipelines.utils.journal import Journal, differing, lock
 from syn_pipelines.utils.language import Language
 from syn_pipelines.utils.llm import Backend, Reply, Request, choose_backend
 from syn_pipelines.utils.manifest import Publisher, read_manifest, warn_of_stale
@@ -25,13 +26,21 @@ from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.prompts import Prompt, load_prompt
 from syn_pipelines.utils.records import Record
 from syn_pipelines.utils.replies import parse_reply
-from syn_pipelines.utils.summary import Account, Summary, count_reasons, progress, with_reasons
+from syn_pipelines.utils.summary import Account, Summary, progress, with_reasons
 
 log = logging.getLogger(__name__)
 
 REPLY_FORMAT = "json"
 ADVICE = ("Use the settings of then, or another --save_type_name to keep both, or --overwrite to throw those replies "
           "away and ask all again.")
+
+
+def backend_of(opts: LlmOptions) -> Backend:
+    """The backend that the flags ask for; looked at closely before --overwrite throws replies away."""
+    backend = choose_backend(opts.backend, opts.model_from_pretrained, batch_size=opts.batch_size, n_gpu=opts.n_gpu)
+    if opts.overwrite:
+        backend.check()
+    return backend
 
 
 @dataclass(frozen=True)
@@ -70,16 +79,24 @@ def reply_seed(seed: int, identity: str, attempt: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{identity}:{attempt}".encode()).digest()[:4], "big")
 
 
+def journal_path(paths: RunPaths, output: Path) -> Path:
+    """Where the replies behind an output file are."""
+    return paths.journals / f"{output.stem}.jsonl"
+
+
 @contextmanager
 def opened_journal(paths: RunPaths, output: Path, prints: Mapping[str, Any], questions: Sequence[Question], *,
                    overwrite: bool, restore: Callable[[Record], dict[str, Any]] | None) -> Iterator[Journal]:
     """The journal of an output file under its lock, checked against what is asked now.
 
-    restore: makes journal entries from published rows, for a run folder whose journal is gone.
+    restore: makes journal entries from published rows, for a run folder whose journal is gone; None: the rows do not
+        tell the replies.
+    Raises:
+        UserError: another process is at it; the replies there answer other questions; they are gone.
     """
     with lock(paths.journals, output.stem):
-        path = paths.journals / f"{output.stem}.jsonl"
-        if not path.exists() and not overwrite:
+        path = journal_path(paths, output)
+        if not overwrite and not is_begun(path):
             _restore(path, output, restore)
         journal = Journal(path, prints, advice=ADVICE, overwrite=overwrite)
         try:
@@ -93,8 +110,11 @@ def _restore(path: Path, output: Path, restore: Callable[[Record], dict[str, Any
     manifest = read_manifest(output)
     if "fingerprint" not in manifest or not output.exists():
         return
-    rows = [row for _, row in read_objects(output, Problems(output, ""))] if restore else []
-    Journal.begin(path, manifest["fingerprint"], [restore(row) for row in rows] if restore else [])
+    if restore is None or file_hash(output) != manifest.get("sha256"):
+        changed = "" if restore is None else "and the file was changed since, so they cannot be taken from it"
+        raise UserError(f"{output}: the replies it was made from ({path}) are gone{changed and ' '}{changed}. Use "
+                        "--overwrite to ask all again, or another --save_type_name to keep this file.")
+    Journal.begin(path, manifest["fingerprint"], [restore(row) for _, row in read_objects(output, Problems(output, ""))])
 
 
 def _refuse_changed_questions(journal: Journal, questions: Sequence[Question]) -> None:
@@ -107,10 +127,14 @@ def _refuse_changed_questions(journal: Journal, questions: Sequence[Question]) -
 
 
 def ask(opts: LlmOptions, backend: Backend, journal: Journal, questions: Sequence[Question], *, what: str,
-        sampling: Mapping[str, float], is_bad: Callable[[dict[str, Any]], bool]) -> int:
-    """Ask the questions that --skip and --limit choose and that have no reply yet. Returns how many were asked."""
-    first = max(opts.skip, 0)
-    chosen = questions[first:] if opts.limit < 0 else questions[first:first + opts.limit]
+        sampling: Mapping[str, float], is_bad: Callable[[dict[str, Any]], bool], each: int = 1) -> int:
+    """Ask the questions that --skip and --limit choose and that have no reply yet. Returns how many were asked.
+
+    is_bad: tells from a stored reply whether --retry_failed asks again. each: how many questions in a row are about one
+    sentence (the flags count sentences).
+    """
+    first = max(opts.skip, 0) * each
+    chosen = questions[first:] if opts.limit < 0 else questions[first:first + opts.limit * each]
     if opts.retry_failed:
         pending = [q for q in chosen if q.id in journal and is_bad(journal.read(q.id))]
     else:
@@ -139,7 +163,8 @@ def _request(opts: LlmOptions, backend: Backend, question: Question, journal: Jo
 def _entry(question: Question, reply: Reply) -> dict[str, Any]:
     """Journal line of a reply; half a surrogate pair cannot be stored and becomes U+FFFD."""
     entry = {**asdict(reply), "asked": question_hash(question)}
-    return {k: v.encode("utf-8", "replace").decode("utf-8") if isinstance(v, str) else v for k, v in entry.items()}
+    return {k: v.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if isinstance(v, str) else v
+            for k, v in entry.items()}
 
 
 # --- steps 1 and 3 -----------------------------------------------------------------------------------------------
@@ -152,28 +177,30 @@ def annotate(opts: LlmOptions, paths: RunPaths, sentences: Sequence[Record], lan
         source: the file the sentences come from. lineage: see ``fingerprint``.
         summary: is filled in.
     """
-    backend = choose_backend(opts.backend, opts.model_from_pretrained, batch_size=opts.batch_size, n_gpu=opts.n_gpu)
+    publisher = Publisher(paths, summary.step, {"mode": mode, "dense": language.dense, "lang": language.lang}, [source],
+                          renewal(opts))
+    backend = backend_of(opts)
     prompt = load_prompt(mode, language.lang)
     sampling = {"temperature": temperature, "top_p": 1.0}
     questions = [_label_question(s, language, prompt, mode) for s in sentences]
     prints = {"mode": mode, **fingerprint(opts, backend, prompt, questions, sampling, lineage)}
-    with opened_journal(paths, output, prints, questions, overwrite=opts.overwrite, restore=_entry_of_row) as journal:
+    # A published row with another text than now must not pass for an answer about this one: hence the hash.
+    with opened_journal(paths, output, prints, questions, overwrite=opts.overwrite, restore=lambda row: {
+            **_entry_of_row(row), "asked": question_hash(_label_question(row, language, prompt, mode))}) as journal:
         asked = ask(opts, backend, journal, questions, what=f"{summary.step} {mode}", sampling=sampling,
                     is_bad=lambda entry: _annotation("", [], entry, mode)["status"] in ("rejected", "failed"))
         counts: Counter[str] = Counter()
-        reasons: list[str] = []
+        reasons: Counter[str] = Counter()
+        before = published(output)
         _, digest = write_jsonl(output, _rows(sentences, journal, mode, counts, reasons))
-    account = Account(f"sentences ({mode})", len(sentences), {
+        publisher.publish(output, digest, {"sentences": len(sentences), **with_reasons(counts),
+                                           "reasons": with_reasons(reasons)},
+                          complete=not counts["not_asked"], fingerprint=prints)
+    summary.accounts.append(Account(f"sentences ({mode})", len(sentences), {
         "ok": counts["ok"], "repaired": counts["repaired"], "rejected": counts["rejected"], "failed": counts["failed"],
-        "not asked yet": counts["not_asked"]}, dict(count_reasons(reasons)))
-    publisher = Publisher(paths, summary.step, {"mode": mode, "dense": language.dense, "lang": language.lang}, [source],
-                          renewal(opts))
-    publisher.publish(output, digest, {"sentences": len(sentences), **with_reasons(counts),
-                                       "reasons": with_reasons(account.reasons)},
-                      complete=not counts["not_asked"], fingerprint=prints)
-    summary.accounts.append(account)
+        "not asked yet": counts["not_asked"]}, dict(reasons)))
     summary.outputs[str(output)] = len(sentences) - counts["not_asked"]
-    summary.up_to_date = not asked and not counts["not_asked"]
+    summary.up_to_date = not asked and not counts["not_asked"] and digest == before
     warn_of_losses(summary, opts, counts)
     summary.warnings += warn_of_stale(paths)
 
@@ -186,6 +213,12 @@ def warn_of_losses(summary: Summary, opts: LlmOptions, counts: Mapping[str, int]
                      f"sentences keep their gold labels only. Ask them again with: {again}")
     if counts["not_asked"]:
         summary.warn(f"{counts['not_asked']} sentences were not asked yet. Ask the rest with: {renewal(opts)}")
+
+
+def published(output: Path) -> str:
+    """sha256 of a file that is as its manifest says, "" for any other."""
+    found = file_hash(output)
+    return found if found and found == read_manifest(output).get("sha256") else ""
 
 
 def renewal(opts: LlmOptions) -> str:
@@ -202,7 +235,8 @@ def _label_question(sentence: Record, language: Language, prompt: Prompt, mode: 
 
 
 def _rows(sentences: Iterable[Record], journal: Journal, mode: str, counts: Counter[str],
-          reasons: list[str]) -> Iterator[Record]:
+          reasons: Counter[str]) -> Iterator[Record]:
+    """The annotation records there are, in input order; counts what became of each sentence."""
     for sentence in sentences:
         if sentence["id"] not in journal:
             counts["not_asked"] += 1
@@ -210,7 +244,7 @@ def _rows(sentences: Iterable[Record], journal: Journal, mode: str, counts: Coun
         row = _annotation(sentence["id"], sentence["text"], journal.read(sentence["id"]), mode)
         counts[row["status"]] += 1
         if row["status"] in ("rejected", "failed"):
-            reasons.append(row["reason"])
+            reasons[row["reason"].split(":", 1)[0]] += 1  # "too_long: 900 tokens" counts as "too_long"
         yield row
 
 

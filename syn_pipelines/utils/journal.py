@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,11 @@ from typing import Any
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import replacing, to_line
+
+# Every reply is handed to the system at once, so no kill loses it. The disk is waited for at most this often: a power
+# cut may cost the replies of the last moment (they are asked again), and a fast backend is not slowed down tenfold.
+SYNC_EVERY_S = 0.1
+STORED = ("id", "text", "finish_reason", "error")  # what every line about a reply must hold
 
 
 @contextmanager
@@ -55,28 +61,23 @@ class Journal:
         Raises:
             UserError: the journal was made with another fingerprint (names the differences) or is broken (names the line).
         """
-        self.path, self._offsets, self.attempts = path, {}, {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if overwrite or not self._has_header():
+        self.path, self._advice = path, advice
+        self._offsets: dict[str, int] = {}
+        self.attempts: dict[str, int] = {}
+        self._synced = 0.0
+        if overwrite or not is_begun(path):
             self.begin(path, fingerprint)
         self._file = path.open("r+b")
-        found = self._load()
-        self._advice = advice
-        if differences := differing(found, fingerprint):
+        try:
+            if differences := differing(self._load(), fingerprint):
+                raise self.refusal(differences)
+        except BaseException:
             self._file.close()
-            raise self.refusal(differences)
+            raise
 
     def refusal(self, differences: str) -> UserError:
         """The error for work that does not fit what is stored."""
         return UserError(f"{self.path}: the replies there were made otherwise: {differences}. {self._advice}")
-
-    def _has_header(self) -> bool:
-        # Without a whole first line nothing was ever finished: the kill came while the journal was begun.
-        try:
-            with self.path.open("rb") as file:
-                return file.readline().endswith(b"\n")
-        except FileNotFoundError:
-            return False
 
     @staticmethod
     def begin(path: Path, fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -97,7 +98,8 @@ class Journal:
                 if number == 1:
                     fingerprint = dict(entry["fingerprint"])
                 else:
-                    self._note(str(entry["id"]), offset)
+                    identity, *_ = (entry[name] for name in STORED)
+                    self._note(str(identity), offset)
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.path}:{number}: is broken; the replies in this file cannot be trusted blindly. "
                                 "Remove that line to ask its sentence again, or use --overwrite to ask all again.") from None
@@ -116,11 +118,13 @@ class Journal:
         return len(self._offsets)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Store one finished reply (``id`` and whatever the step needs); on disk when this returns."""
+        """Store one finished reply (``STORED`` and whatever the step needs); no kill can take it away afterwards."""
         offset = self._file.seek(0, os.SEEK_END)
         self._file.write(to_line(dict(entry)))
         self._file.flush()
-        os.fdatasync(self._file.fileno())
+        if time.monotonic() - self._synced >= SYNC_EVERY_S:
+            os.fdatasync(self._file.fileno())
+            self._synced = time.monotonic()
         self._note(str(entry["id"]), offset)
 
     def read(self, identity: str) -> dict[str, Any]:
@@ -129,7 +133,21 @@ class Journal:
         return json.loads(self._file.readline())
 
     def close(self) -> None:
-        self._file.close()
+        """Make sure that all is on disk, and close the file."""
+        try:
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+        finally:
+            self._file.close()
+
+
+def is_begun(path: Path) -> bool:
+    """Whether there is a journal with a whole first line; without one no reply was ever stored."""
+    try:
+        with path.open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except FileNotFoundError:
+        return False
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -56,7 +56,8 @@ def read_lines(path: Path, problems: Problems, missing: str = "") -> Iterator[tu
             try:
                 line = raw.decode("utf-8")
             except UnicodeDecodeError as err:
-                problems.add(number, f"is not UTF-8 (byte 0x{raw[err.start]:02x} at position {err.start + 1}).")
+                problems.add(number, f"is not UTF-8 (byte 0x{raw[err.start]:02x} at position {err.start + 1}); save the "
+                                     "file as UTF-8.")
                 continue
             line = line.removesuffix("\n").removesuffix("\r")
             if line.strip():
@@ -67,12 +68,9 @@ def read_objects(path: Path, problems: Problems, missing: str = "") -> Iterator[
     """(line number, object) of every line; broken lines go to ``problems`` and are passed over."""
     for number, line in read_lines(path, problems, missing):
         try:
-            value = json.loads(line)
+            value = _parsed(line)
         except json.JSONDecodeError as err:
             problems.add(number, f"is not valid JSON ({err.msg} at column {err.colno}).")
-            continue
-        except RecursionError:
-            problems.add(number, "is not valid JSON (nested too deeply).")
             continue
         if isinstance(value, dict):
             yield number, value
@@ -85,11 +83,29 @@ def read_json(path: Path, missing: str = "") -> Any:
     with open_input(path, missing) as file:
         raw = file.read()
     try:
-        return json.loads(raw.decode("utf-8-sig"))
+        return _parsed(raw.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8. Save it as UTF-8.") from None
     except json.JSONDecodeError as err:
         raise UserError(f"{path}:{err.lineno}: is not valid JSON ({err.msg}). {missing or 'Correct the line.'}") from None
+
+
+def _parsed(text: str) -> Any:
+    """JSON that can be written as UTF-8 again. JSONDecodeError for anything else, whatever the parser raises itself."""
+    try:
+        value = json.loads(text)
+        if "\\u" in text:  # half of a surrogate pair can only come from an escape, text decoded as UTF-8 holds none
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError:
+        raise
+    except UnicodeEncodeError as err:
+        half = f"\\u{ord(err.object[err.start]):04x}"
+        raise json.JSONDecodeError(f"half of a surrogate pair, {half}", text, max(text.lower().find(half), 0)) from None
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except ValueError:
+        raise json.JSONDecodeError("a number with too many digits", text, 0) from None
+    return value
 
 
 @contextmanager

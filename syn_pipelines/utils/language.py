@@ -25,8 +25,8 @@ class Language:
 def language_of(opts: TextOptions, texts: Iterable[Sequence[str]]) -> Language:
     """The forced values of --dense_lang and --lang, or what the tokens say.
 
-    Dense: at least 95 % of the tokens are one code point. Language: by script, kana before Han before Hangul before
-    Latin, each by its share of the letters (Japanese and Korean text also holds Han characters).
+    Dense: at least 95 % of the tokens are one code point. Language: by script, kana and Hangul before Han
+    before Latin, each by its share of the characters (Japanese and Korean text also holds Han characters).
     """
     if opts.dense_lang != "auto" and opts.lang != "auto":
         return Language(opts.dense_lang == "1", opts.lang)

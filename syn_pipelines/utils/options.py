@@ -51,7 +51,9 @@ def between(low: float, high: float) -> Callable[[float], str]:
 
 def folder_name(value: str) -> str:
     """Check: one plain folder name, so that no value can lead out of the data folder."""
-    bad = value in ("", ".", "..") or any(c in "/\\" or not c.isprintable() for c in value) or value.startswith(".")
+    bad = not value or any(c in "/\\" or not c.isprintable() for c in value) or value.startswith(".")
+    if not bad and len(value.encode("utf-8")) > 255:
+        return "is longer than the 255 bytes of a file name"
     return "must be a plain folder name without '/', '\\' or a leading '.'" if bad else ""
 
 
@@ -116,7 +118,7 @@ def build_options(cls: type, given: Mapping[str, Any]) -> Any:
     fields = {f.name for f in dataclasses.fields(cls)}
     problems = [f"unknown option {name!r}{_did_you_mean(name, fields)}" for name in given if name not in fields]
     config = str(given.get("config") or "")
-    values = read_config(config)[script_name(cls)] if config else {}
+    values = read_config(config, cls)[script_name(cls)] if config else {}
     # A model given as a flag is meant to be used although the file says offline, and the other way round.
     if given.get("model_from_pretrained") and values.get("backend") == "offline":
         del values["backend"]
@@ -129,7 +131,7 @@ def build_options(cls: type, given: Mapping[str, Any]) -> Any:
             try:
                 cleaned[field.name] = _convert(field, typing.get_type_hints(cls)[field.name], values[field.name])
             except ValueError as err:
-                problems.append(f"--{field.name}: {err}")
+                problems.append(f"{'--' if field.name in given else f'{config}: '}{field.name}: {err}")
     if problems:
         raise UserError(f"{script_name(cls)}: {'; '.join(problems)}. See --help.")
     return cls(**cleaned)
@@ -165,7 +167,12 @@ def parse_flags(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
             choices = field.metadata["choices"]
             metavar = "|".join(choices) if choices else _type_name(hints[field.name]).upper()
             parser.add_argument(f"--{field.name}", metavar=metavar, **settings)
-    return vars(parser.parse_args(list(arguments)))
+    flags, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        known = {f"--{field.name}" for field in dataclasses.fields(cls)}
+        parser.error(f"unknown argument {flag!r}{_did_you_mean(flag, known)}")
+    return vars(flags)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -201,7 +208,7 @@ def _convert(field: dataclasses.Field, hint: Any, value: Any) -> Any:
 
 
 def _to_bool(value: Any) -> bool:
-    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if str(value).strip().lower() not in known:
         raise ValueError(f"{value!r} is neither 0 nor 1")
     return known[str(value).strip().lower()]
@@ -229,59 +236,80 @@ def _to_float(value: Any) -> float:
 def _to_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):  # n_gpu=[0, 1] in a notebook or a YAML file
         return ",".join(map(_to_text, value))
-    if isinstance(value, bool):  # YAML's yes/no and a notebook's dense_lang=True
+    if isinstance(value, bool):  # a notebook's dense_lang=True
         return str(int(value))
-    if isinstance(value, (str, int, float, Path)):
-        return str(value)
-    raise ValueError(f"{value!r} is not a text")
+    if not isinstance(value, (str, int, float, Path)):
+        raise ValueError(f"{value!r} is not a text")
+    text = str(value)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a flag of undecodable bytes
+        raise ValueError(f"{text!r} is not UTF-8") from None
+    return text
 
 
-def read_config(path: str) -> dict[str, dict[str, Any]]:
+def read_config(path: str, cls: type | None = None) -> dict[str, dict[str, Any]]:
     """Options by script name from a YAML file.
 
+    Args:
+        cls: the Options of a tool that is not among ``SCRIPTS``, to get its options too.
     Raises:
         UserError: unreadable file, YAML error (with its line), or a key that no script has; all keys in one message.
     """
     import yaml  # only runs with --config need it
 
+    class Loader(yaml.SafeLoader):
+        """Every plain value is text, converted by the option's own type: a run named 2024-11-21, 010 or no keeps its
+        name. Python tags are refused."""
+
+        yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {
+            "<": [r for r in yaml.SafeLoader.yaml_implicit_resolvers["<"] if r[0].endswith("merge")]}
+
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader)
     except OSError as err:
         raise UserError(f"{path}: cannot be read ({err.strerror}). Give --config the path of a YAML file.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8. Save it as UTF-8.") from None
     except yaml.YAMLError as err:
         line = getattr(getattr(err, "problem_mark", None), "line", 0) + 1
-        raise UserError(f"{path}:{line}: is not valid YAML ({getattr(err, 'problem', err)}). Correct the line.") from None
-    content = {} if content is None else content
+        reason = getattr(err, "problem", None) or str(err).splitlines()[0]
+        raise UserError(f"{path}:{line}: is not valid YAML ({reason}). Correct the line.") from None
+    except (ValueError, AttributeError, RecursionError):  # what the parser lets through: "!!int x", thousands of brackets
+        raise UserError(f"{path}: holds a value that cannot be read. Write lines such as 'seed: 42'.") from None
+    content = content or {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not keys and values. Write lines such as 'seed: 42'.")
-    return _by_script(path, content)
+    options = {name: _options_of(name) for name in SCRIPTS}
+    if cls is not None:
+        options.setdefault(script_name(cls), cls)
+    # "config" stays out: a file cannot name another one
+    fields = {name: {f.name for f in dataclasses.fields(o)} - {"config"} for name, o in options.items()}
+    return _by_script(path, content, fields)
 
 
-def _by_script(path: str, content: dict[Any, Any]) -> dict[str, dict[str, Any]]:
-    fields = {name: {f.name for f in dataclasses.fields(_options_of(name))} for name in SCRIPTS}
+def _by_script(path: str, content: dict[Any, Any], fields: Mapping[str, set[str]]) -> dict[str, dict[str, Any]]:
     every = set().union(*fields.values())
-    result: dict[str, dict[str, Any]] = {name: {} for name in SCRIPTS}
+    result: dict[str, dict[str, Any]] = {name: {} for name in fields}
     sections: dict[str, dict[str, Any]] = {}
     problems = []
     for key, value in content.items():
         if key in fields:
+            value = value or {}  # all its keys may be commented out
             if not isinstance(value, dict):
                 problems.append(f"section {key!r} holds no keys")
                 continue
             problems += [f"{key} has no option {k!r}{_did_you_mean(k, fields[key])}" for k in value if k not in fields[key]]
             sections[key] = value
-        elif key not in every or key == "config":
-            problems.append(f"no step has an option {key!r}{_did_you_mean(key, every | set(SCRIPTS))}")
+        elif key not in every:
+            problems.append(f"no step has an option {key!r}{_did_you_mean(key, every | set(fields))}")
         else:
-            takers = LLM_SCRIPTS if key in LLM_ONLY else SCRIPTS
-            for name in takers:
+            for name in LLM_SCRIPTS if key in LLM_ONLY else fields:
                 if key in fields[name]:
                     result[name][key] = value
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}. Correct the keys.")
-    return {name: {**result[name], **sections.get(name, {})} for name in SCRIPTS}
+    return {name: {**result[name], **sections.get(name, {})} for name in fields}
 
 
 def _options_of(script: str) -> type:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from syn_pipelines.utils.errors import UserError
@@ -39,7 +39,7 @@ class RunPaths:
         if not paths.dataset.is_dir():
             known = sorted(p.name for p in paths.file_dir.glob("*/") if (p / "train_1000.jsonl").is_file())
             raise UserError(f"{paths.dataset}: there is no such data set (--file_dir, --file_name). "
-                            f"Known here: {', '.join(known) or 'none'}. Make one with {paths.command('s0_prepare_data')}")
+                            f"Known here: {', '.join(known) or 'none'}. Make one with: {paths.prepare}")
         return paths
 
     @property
@@ -103,5 +103,9 @@ class RunPaths:
 
     @property
     def missing_train(self) -> str:
-        return (f"Put the training sentences there (format: data/README.md) or make the file with: "
-                f"python syn_pipelines/s0_prepare_data.py --file_name={self.file_name} --train=YOUR_FILE")
+        return f"Put the training sentences there (format: data/README.md) or make the file with: {self.prepare}"
+
+    @property
+    def prepare(self) -> str:
+        """The command line that makes the data set."""
+        return replace(self, save_type_name=_DEFAULTS.save_type_name).command("s0_prepare_data", train="YOUR_FILE")

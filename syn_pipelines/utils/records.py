@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.jsonl import Problems, read_objects
+from syn_pipelines.utils.jsonl import MAX_PROBLEMS, Problems, read_objects
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.paths import RunPaths
-from syn_pipelines.utils.tags import spans_of_tags
+from syn_pipelines.utils.tags import Span, spans_of_tags
 
 Record = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -41,30 +41,35 @@ def read_sentences(path: Path, *, targets: Collection[str] | None = None, missin
     """
     problems = Problems(path, "Correct these lines.")
     lines_of: dict[str, int] = {}
+    disagreeing = 0
     for line, row in read_objects(path, problems, missing):
         found = _problems_of(row, targets)
         identity = _identity(row, line)
         if identity is None:
-            found.append(f"id {row['id']!r} is neither a text nor a whole number.")
+            found.append(f"id {_short(row['id'])} is neither a text nor a whole number.")
         elif identity in lines_of:
-            found.append(f"id {identity!r} stands in line {lines_of[identity]} already; ids must be unique.")
+            found.append(f"id {_short(identity)} stands in line {lines_of[identity]} already; ids must be unique.")
         else:
             lines_of[identity] = line
         for text in found:
             problems.add(line, text)
         if found:
             continue
-        if not again:
-            _warn_of_other_tags(path, line, row)
+        if not again and (text := _tags_disagree(row)):
+            disagreeing += 1
+            if disagreeing <= MAX_PROBLEMS:
+                log.warning("%s:%d: %s; the entities are used.", path, line, text)
         yield {"id": identity, **{k: v for k, v in row.items() if k != "id"}}
     problems.raise_if_any()
+    if disagreeing > MAX_PROBLEMS:
+        log.warning("%s: %d more lines whose 'label' disagrees; the entities are used.", path, disagreeing - MAX_PROBLEMS)
     if not lines_of and not may_be_empty:
         raise UserError(f"{path}: holds no sentence. {missing or 'Give it at least one line.'}")
 
 
 def _identity(row: Record, line: int) -> str | None:
     value = row.get("id", line)
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "" or not _is_utf8(str(value)):
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         return None
     return str(value)
 
@@ -72,10 +77,10 @@ def _identity(row: Record, line: int) -> str | None:
 def _problems_of(row: Record, targets: Collection[str] | None) -> list[str]:
     """What is wrong with one record, one text a problem."""
     tokens, entities = row.get("text"), row.get("entities")
-    if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and t for t in tokens):
-        return [f"'text' must be a list of at least one token, none of them empty, got {_short(tokens)}."]
-    if not all(map(_is_utf8, tokens)):
-        return ["'text' holds half of a surrogate pair, which cannot be stored as UTF-8."]
+    if not isinstance(tokens, list) or not tokens:
+        return [f"'text' must be a list of at least one token, got {_short(tokens)}."]
+    if bad := [n for n, token in enumerate(tokens, 1) if not isinstance(token, str) or not token]:
+        return [f"'text' must hold texts that are not empty, token {bad[0]} is {_short(tokens[bad[0] - 1])}."]
     if not isinstance(entities, list):
         return [f"'entities' must be a list, got {_short(entities)}."]
     return [p for n, e in enumerate(entities, 1) if (p := _problem_of_entity(n, e, tokens, targets))]
@@ -89,43 +94,33 @@ def _problem_of_entity(number: int, entity: Any, tokens: list[str], targets: Col
         return f"entity {number} needs whole numbers as 'start' and 'end', got {_short(start)} and {_short(end)}."
     if not 0 <= start < end <= len(tokens):
         return f"entity {number} goes from token {start} to {end} but the text has {len(tokens)} tokens."
-    if not isinstance(label, str) or not label or not _is_utf8(label):
+    if not isinstance(label, str) or not label:
         return f"entity {number} needs a label as 'entity', got {_short(label)}."
     if label == "O":
         return f"entity {number} has the label 'O', which means no entity."
     if targets is not None and label not in targets:
-        return f"entity {number} has the label {label!r}, which is not in labels.txt."
+        return f"entity {number} has the label {_short(label)}, which is not in labels.txt."
     if "text" in entity and entity["text"] != tokens[start:end]:
         return f"entity {number} has the text {_short(entity['text'])} but its tokens are {_short(tokens[start:end])}."
     return ""
 
 
-def _warn_of_other_tags(path: Path, line: int, row: Record) -> None:
-    """``label`` and ``entities`` may disagree; the entities win and the line is named."""
+def _tags_disagree(row: Record) -> str:
+    """How ``label`` disagrees with ``entities``, "" when it does not or is absent."""
     if "label" not in row:
-        return
+        return ""
     spans = {(e["start"], e["end"], e["entity"]) for e in row["entities"]}
     tags = row["label"]
     if not isinstance(tags, list) or len(tags) != len(row["text"]) or not all(isinstance(t, str) for t in tags):
-        log.warning("%s:%d: 'label' is not one tag a token; the entities are used.", path, line)
-        return
-    tagged = {span for span in spans_of_tags(tags)[0]}
-    # Tags cannot express nesting: then it is enough that every tagged span is an entity.
-    if not (tagged <= spans if _is_nested(spans) else tagged == spans):
-        log.warning("%s:%d: 'label' and 'entities' disagree; the entities are used.", path, line)
+        return "'label' is not one tag a token"
+    tagged = set(spans_of_tags(tags)[0])
+    # Tags cannot express nesting: an entity may be missing there when it shares tokens with a tagged one.
+    agree = tagged <= spans and all(_overlaps(span, tagged) for span in spans - tagged)
+    return "" if agree else "'label' and 'entities' disagree"
 
 
-def _is_nested(spans: Collection[tuple[int, int, str]]) -> bool:
-    ordered = sorted(spans)
-    return any(second[0] < first[1] for first, second in zip(ordered, ordered[1:]))
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _overlaps(span: Span, others: Iterable[Span]) -> bool:
+    return any(span[0] < end and start < span[1] for start, end, _ in others)
 
 
 def _short(value: Any) -> str:

@@ -24,8 +24,7 @@ from syn_pipelines.utils._reply_items import CANONICAL, Found, Mode, is_closed, 
 __all__ = ["Mode", "ParsedReply", "parse_reply"]
 
 _BLANK = " \t\r\n\f\v\u00a0\u3000\ufeff\u200b"
-_THINK_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
-_THINK_START = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_THINK = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _GAP = re.compile(r"(?:[\s\ufeff\u200b,，;；、。.\]}】］｝*•-]|```\w{0,12}|\d{1,4}[.):、])*")
 _MAX_GAP = 80  # code points; a longer gap between two values is text
 _OPENING = re.compile(r"[\[{]")
@@ -87,7 +86,7 @@ def _inner_reply(reply: str, mode: Mode, cut: bool) -> ParsedReply:
 
 
 def _read_tolerantly(text: str, mode: Mode, cut: bool, notes: list[str], double_escapes: bool) -> ParsedReply:
-    text, mended = _without_wrapping(text)
+    text, mended = _unescape_once(text)
     values, open_think = read_values(text, cut=cut)
     found, used = _answer(text, values, mode, double_escapes)
     if found is None:
@@ -96,7 +95,7 @@ def _read_tolerantly(text: str, mode: Mode, cut: bool, notes: list[str], double_
     hows = [value.how for value in used]
     notes = [
         "unterminated" if "unterminated" in hows else "", *notes, *mended,
-        "think" if open_think or _THINK_START.search(around) else "",
+        "think" if open_think or _THINK.search(around) else "",
         "code_fence" if "```" in around else "",
         "prose" if re.search(r"\w", re.sub(r"```\w*", "", around)) else "",
         *(how for how in ("loose_json", "control_chars") if how in hows),
@@ -116,19 +115,11 @@ def _result(found: Found, notes: list[str]) -> ParsedReply:
     return ParsedReply(items, "repaired" if reasons else "ok", reasons[0] if reasons else "", found.dropped)
 
 
-def _without_wrapping(text: str) -> tuple[str, list[str]]:
-    """Cut off thoughts that only end (their opening tag was part of the prompt), undo a second layer of escapes."""
-    mended = []
-    end, start = _THINK_END.search(text), _THINK_START.search(text)
-    if end is not None and (start is None or end.start() < start.start()):
-        text = text[end.end():]
-        mended.append("think")
+def _unescape_once(text: str) -> tuple[str, list[str]]:
+    """Undo a second layer of escapes, [{\\"entity\\": ...: the inside of a JSON string without the string's quotes."""
     opening = _OPENING.search(text)
     quote = text.find('"', opening.end()) if opening else -1
-    if quote > 0 and text[quote - 1] == "\\":  # [{\"entity\": ...: inside a JSON string whose quotes are missing
-        text = unescape(text)
-        mended.append("escaped")
-    return text, mended
+    return (unescape(text), ["escaped"]) if quote > 0 and text[quote - 1] == "\\" else (text, [])
 
 
 def _collect(values: list[TopValue], mode: Mode, double_escapes: bool) -> Found:
@@ -140,7 +131,7 @@ def _collect(values: list[TopValue], mode: Mode, double_escapes: bool) -> Found:
     for value in values:
         one = Found(mode, undo_double_escapes=double_escapes)
         if isinstance(value.value, Obj):
-            one.object(value.value)
+            one.object(value.value, in_list=len(values) > 1)
         else:
             one.array(value.value)
         if one.items or len(values) == 1:  # brackets of the prose hold no items and lose none

@@ -12,6 +12,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 TokenSpan = tuple[int, int]
 
@@ -24,9 +25,14 @@ EMPTY, NOT_IN_TEXT, NOT_ON_BOUNDARY, OUT_OF_ORDER = "empty", "not_in_text", "not
 
 @lru_cache(maxsize=65536)  # the same characters and words come back in every sentence
 def fold(text: str) -> str:
-    """Text without what writers vary: case, full and half width, blanks, kinds of quotes, Unicode form."""
-    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.translate(_QUOTE_TABLE)).casefold())
-    return "".join(folded.split())
+    """Text without what writers vary: case, full and half width, blanks, kinds of quotes, Unicode form.
+
+    Folding twice gives the same as folding once.
+    """
+    for _ in range(2):  # normal width can bring out a quote (U+FF62), a blank taken out can bring two accents together
+        text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.translate(_QUOTE_TABLE)).casefold())
+        text = "".join(text.split())
+    return text
 
 
 class _View:
@@ -58,6 +64,35 @@ class _View:
         return spans, occurs
 
 
+# One number holds the score of a chain, its parts in the order of their rank; a sentence has under 2 ** 20 tokens.
+_WORD, _TOKEN, _NEIGHBOUR = 1 << 40, 1 << 20, 1
+_Link = tuple[int, TokenSpan, Any]  # (number of the word, its place, link of the word before)
+_Chain = tuple[int, "_Link | None"]  # (score, its last link)
+
+
+class _Front:
+    """The best chains known by the token where they end; ends and scores both rise strictly."""
+
+    def __init__(self) -> None:
+        self._ends: list[int] = [0]
+        self._chains: list[_Chain] = [(0, None)]
+
+    def best_until(self, start: int) -> _Chain:
+        """The best chain that ends at or before token ``start``."""
+        return self._chains[bisect_right(self._ends, start) - 1]
+
+    def add(self, end: int, chain: _Chain) -> None:
+        """Take a chain in, unless one that ends no later is as good, and drop those that it makes useless."""
+        at = bisect_right(self._ends, end)
+        if self._chains[at - 1][0] >= chain[0]:
+            return
+        first = at - 1 if self._ends[at - 1] == end else at
+        last = at
+        while last < len(self._chains) and self._chains[last][0] <= chain[0]:
+            last += 1
+        self._ends[first:last], self._chains[first:last] = [end], [chain]
+
+
 class Grounder:
     """Looks up strings in one sentence.
 
@@ -69,6 +104,7 @@ class Grounder:
         self.tokens = tokens
         self._exact = _View(tokens, "" if dense else " ")
         self._folded: _View | None = None
+        self._found: dict[str, tuple[list[TokenSpan], str]] = {}
 
     def find(self, surface: str) -> tuple[list[TokenSpan], str]:
         """Half-open token spans of a string from left to right, and how they were found.
@@ -76,6 +112,12 @@ class Grounder:
         Returns:
             (spans, "exact" | "folded"), or ([], "empty" | "not_in_text" | "not_on_token_boundary").
         """
+        found = self._found.get(surface)
+        if found is None:  # words come again in a sentence, and a model that loops repeats itself hundreds of times
+            found = self._found[surface] = self._find(surface)
+        return found
+
+    def _find(self, surface: str) -> tuple[list[TokenSpan], str]:
         if not surface:
             return [], EMPTY
         spans, occurs = self._exact.find(surface)
@@ -99,20 +141,20 @@ class Grounder:
     def align(self, words: Sequence[str]) -> list[tuple[TokenSpan | None, str]]:
         """Place words that a model wrote in sentence order, each at its own position.
 
-        Words that follow one another without a gap (white space apart) are taken as they come. Where that breaks, the
-        longest chain of places in order is chosen for the rest (most tokens covered, then leftmost), so that a word
-        that is not in the text, or stands in the wrong place, costs no other word its position.
+        Words that follow one another without a gap (white space apart) from the first token on are taken as they come.
+        Where that breaks, the best chain of places in order is chosen (see ``_chain``).
 
         Returns:
-            for each word (span, "exact" | "folded") or (None, reason).
+            for each word (span, "exact" | "folded") or (None, reason); spans rise strictly and do not overlap.
         """
         placed: list[tuple[TokenSpan | None, str]] = []
         cursor = 0
         for word in words:
-            cursor = self._skip_blank(cursor, word)
+            if not word.isspace():
+                cursor = self._skip_blank(cursor)
             end = self._end_at(cursor, word)
             if end is None:
-                return placed + self._chain(words[len(placed):], cursor)
+                return self._chain(words)
             placed.append(((cursor, end), EXACT))
             cursor = end
         return placed
@@ -124,43 +166,43 @@ class Grounder:
         at = self._exact.offsets[cursor]
         return self._exact.ends.get(at + len(word)) if self._exact.text.startswith(word, at) else None
 
-    def _skip_blank(self, cursor: int, word: str) -> int:
-        while cursor < len(self.tokens) and self.tokens[cursor].isspace() and not word.isspace():
+    def _skip_blank(self, cursor: int) -> int:
+        while cursor < len(self.tokens) and self.tokens[cursor].isspace():
             cursor += 1
         return cursor
 
-    def _chain(self, words: Sequence[str], cursor: int) -> list[tuple[TokenSpan | None, str]]:
-        """Heaviest chain of non-overlapping places in word order, from token ``cursor`` on.
+    def _chain(self, words: Sequence[str]) -> list[tuple[TokenSpan | None, str]]:
+        """The best chain of places in word order: most words, then most tokens, then most neighbours, then leftmost.
 
-        The front holds, for the best chains known, (end, covered tokens) with both strictly rising; a place extends the
-        best chain that ends at or before its start.
+        Most words first, so that one bad word (not in the text, left out, added, in the wrong place) never costs two
+        others their position, however long it is. Neighbours are words that follow one another in the list and in the
+        text (white space apart; the edges of both count too): they tell which of several equal words is meant beside
+        a gap.
         """
         found = [self.find(word) for word in words]
-        ends, weights, links = [cursor], [0], [None]
+        after_blank = [self._skip_blank(i) for i in range(len(self.tokens) + 1)]
+        front = _Front()
+        previous: dict[int, _Chain] = {after_blank[0]: (0, None)}  # chains that end in the word before, by next token
         for number, (spans, _) in enumerate(found):
-            extended = []
+            extended: list[tuple[int, _Chain]] = []
             for start, end in spans:
-                if start >= cursor:
-                    before = bisect_right(ends, start) - 1
-                    extended.append((end, weights[before] + end - start, (number, (start, end), links[before])))
-            for end, weight, link in extended:
-                _insert(ends, weights, links, end, weight, link)
+                score, link = front.best_until(start)
+                beside = previous.get(start)
+                if beside and beside[0] + _NEIGHBOUR > score:
+                    score, link = beside[0] + _NEIGHBOUR, beside[1]
+                score += _WORD + _TOKEN * (end - start)
+                if number == len(words) - 1 and after_blank[end] == len(self.tokens):
+                    score += _NEIGHBOUR
+                extended.append((end, (score, (number, (start, end), link))))
+            previous = {}
+            for end, chain in extended:
+                front.add(end, chain)
+                if after_blank[end] not in previous or previous[after_blank[end]][0] < chain[0]:
+                    previous[after_blank[end]] = chain
         chosen: dict[int, TokenSpan] = {}
-        link = links[-1]
+        link = front.best_until(len(self.tokens))[1]
         while link is not None:
             number, span, link = link
             chosen[number] = span
         return [(chosen[n], how) if n in chosen else (None, OUT_OF_ORDER if spans else how)
                 for n, (spans, how) in enumerate(found)]
-
-
-def _insert(ends: list[int], weights: list[int], links: list, end: int, weight: int, link: object) -> None:
-    """Keep only chains that no chain ending earlier or at the same token outweighs."""
-    at = bisect_right(ends, end)
-    if weights[at - 1] >= weight:
-        return
-    first = at - 1 if ends[at - 1] == end else at
-    last = at
-    while last < len(weights) and weights[last] <= weight:
-        last += 1
-    ends[first:last], weights[first:last], links[first:last] = [end], [weight], [link]

@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,7 +104,7 @@ def step_log(opts: Any, paths: RunPaths) -> Iterator[Summary]:
 def _append(path: Path, row: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as err:  # the log is a convenience: a full disk shows up where data are written
         log.warning("%s: cannot be written (%s)", path, err.strerror)
@@ -116,11 +115,6 @@ def progress(items: Iterable[Any], *, total: int, what: str, unit: str) -> Any:
     from tqdm import tqdm
 
     return tqdm(items, total=total, desc=what, unit=unit, disable=None, mininterval=0.5, dynamic_ncols=True)
-
-
-def count_reasons(reasons: Iterable[str]) -> Counter[str]:
-    """Reasons without their details: "too_long: 900 tokens" counts as "too_long"."""
-    return Counter(reason.split(":", 1)[0] for reason in reasons)
 
 
 def run_script(main: Callable[[], Any]) -> None:

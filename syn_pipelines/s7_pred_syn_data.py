@@ -1,0 +1,158 @@
+"""Step 7: find the target entities in the synthetic sentences with a trained NER model.
+
+Without --model_from_pretrained each size uses the model trained on its own data, so that the small sets learn nothing
+from outside them. One given model serves all sizes, which the manifests record.
+
+reads   <save_type_name>/n/train_n_synthetic.jsonl, <save_type_name>/ner/fusion_n/ or --model_from_pretrained
+writes  <save_type_name>/n/train_n_synthetic_target.jsonl
+run     python syn_pipelines/s7_pred_syn_data.py --file_name=weibo --save_type_name=GLM4
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from syn_pipelines.train_ner import STEP as TRAIN_STEP
+from syn_pipelines.train_ner import weights_path
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.fusion import as_entity
+from syn_pipelines.utils.journal import lock
+from syn_pipelines.utils.jsonl import write_jsonl
+from syn_pipelines.utils.labels import read_target_labels
+from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
+from syn_pipelines.utils.options import DataOptions, at_least, command_of, load_options, option
+from syn_pipelines.utils.paths import SIZES, RunPaths
+from syn_pipelines.utils.records import Record, read_sentences
+from syn_pipelines.utils.summary import Account, Summary, count_lines, progress, run_script, step_log
+
+if TYPE_CHECKING:
+    from syn_pipelines.ner.prediction import NerPredictor
+
+STEP = "s7_pred_syn_data"
+
+
+@dataclass(frozen=True)
+class Options(DataOptions):
+    """Options of step 7."""
+
+    from_pretrained: str = option("", "base encoder: gives tokenizer and config where the model folder lacks them")
+    model_from_pretrained: str = option("", "trained model folder for all sizes; by default each size uses its own "
+                                        "ner/fusion_<size>")
+    batch_size: int = option(4, "sentences a batch", check=at_least(1))
+    n_gpu: str = option("0", "index of the GPU; without any GPU the CPU is used")
+
+
+def settings_of(opts: Options) -> dict[str, Any]:
+    """The options that shape the outputs."""
+    return {"model_from_pretrained": opts.model_from_pretrained}
+
+
+def model_folder(opts: Options, paths: RunPaths, size: int) -> Path:
+    """The model that labels a size."""
+    return Path(opts.model_from_pretrained) if opts.model_from_pretrained else paths.ner("fusion", size)
+
+
+def is_done(opts: Options, paths: RunPaths) -> bool:
+    """Whether the target labels of every size are there and up to date."""
+    return is_current(paths, {STEP}, settings_of(opts), [paths.sized(size, "train_{n}_synthetic_target") for size in SIZES])
+
+
+def run(opts: Options) -> Summary:
+    """Label all sizes that have synthetic sentences.
+
+    Raises:
+        UserError: there are none, a model is missing, or it predicts labels that labels.txt lacks.
+    """
+    paths = RunPaths.of(opts)
+    with step_log(opts, paths) as summary, lock(paths.journals, STEP):
+        sources = {size: paths.sized(size, "train_{n}_synthetic") for size in SIZES}
+        present = [size for size in SIZES if sources[size].is_file()]
+        advice = f"Make it with: {paths.command('s2_continous_generation')}, then {paths.command('s4_split_data')}"
+        if not present:
+            raise UserError(f"{sources[1000]}: does not exist. {advice}")
+        for size in SIZES:
+            if size not in present:
+                summary.warn(f"{sources[size]}: not there, left out. {advice}")
+        models = _find_models(opts, paths, present)
+        warn_of_stale(paths, [*(sources[size] for size in present), *map(weights_path, models.values())])
+        note = _note(opts, summary)
+        publisher = Publisher(paths, STEP, settings_of(opts), [*sources.values(), *map(weights_path, models.values())],
+                              command_of(opts, config=None, seed=None, n_gpu=None, batch_size=None))
+        predictor, loaded = None, None
+        for size in present:
+            if models[size] != loaded:
+                predictor, loaded = _load(opts, paths, models[size]), models[size]
+            _label_size(opts, paths, predictor, size, weights_path(loaded), publisher, summary, note)
+        publisher.remove_others(paths.sized(size, "train_{n}_synthetic_target") for size in SIZES)
+        summary.warnings += warn_of_stale(paths)
+    return summary
+
+
+def _find_models(opts: Options, paths: RunPaths, sizes: Sequence[int]) -> dict[int, Path]:
+    """Model folder by size; UserError names all that are missing with the commands that train them."""
+    models = {size: model_folder(opts, paths, size) for size in sizes}
+    absent = [size for size in sizes if not opts.model_from_pretrained and not models[size].is_dir()]
+    if absent:
+        raise UserError("\n".join(f"{models[size]}: there is no such model. "
+                                  f"{paths.missing(TRAIN_STEP, train='fusion', size=size)}" for size in absent))
+    return models
+
+
+def _note(opts: Options, summary: Summary) -> dict[str, str]:
+    """What the manifests say about a model that serves all sizes."""
+    if not opts.model_from_pretrained:
+        return {}
+    text = (f"{opts.model_from_pretrained} labels all sizes; the smaller sets may learn from it what their own data do "
+            "not hold.")
+    summary.warn(text)
+    return {"warning": text}
+
+
+def _load(opts: Options, paths: RunPaths, folder: Path) -> NerPredictor:
+    from syn_pipelines.ner.prediction import NerPredictor, choose_device
+
+    base = opts.from_pretrained if opts.from_pretrained != "scratch" else None
+    predictor = NerPredictor.from_pretrained(folder, base=base or None, device=choose_device(opts.n_gpu))
+    unknown = [label for label in predictor.model.labels.targets if label not in read_target_labels(paths.labels)]
+    if unknown:
+        raise UserError(f"{folder}: the model predicts {', '.join(unknown)}, which {paths.labels} lacks. "
+                        "Take a model that was trained on this data set.")
+    return predictor
+
+
+def _label_size(opts: Options, paths: RunPaths, predictor: NerPredictor, size: int, weights: Path, publisher: Publisher,
+                summary: Summary, note: dict[str, str]) -> None:
+    source, output = paths.sized(size, "train_{n}_synthetic"), paths.sized(size, "train_{n}_synthetic_target")
+    counts: Counter[str] = Counter()
+    count, digest = write_jsonl(output, _rows(source, predictor, opts.batch_size, counts))
+    complete = all(read_manifest(path).get("complete") is not False for path in (source, weights))
+    publisher.publish(output, digest, {"sentences": count, "entities": counts["entities"]}, complete=complete,
+                      inputs=[source, weights], **note)
+    summary.outputs[str(output)] = count
+    summary.accounts.append(Account(f"synthetic sentences ({size})", count, {
+        "with target entities": counts["with"], "without": count - counts["with"]}))
+    summary.notes.append(f"{counts['entities']:,} target entities in the {size} set")
+
+
+def _rows(source: Path, predictor: NerPredictor, batch_size: int, counts: Counter[str]) -> Iterator[Record]:
+    """The synthetic sentences with the predicted entities in place of theirs, which are none."""
+    rows, ahead = tee(read_sentences(source, may_be_empty=True))
+    predictions = predictor((row["text"] for row in ahead), batch_size)
+    for spans, row in progress(zip(predictions, rows), total=count_lines(source), what=source.stem, unit="sentence"):
+        counts["entities"] += len(spans)
+        counts["with"] += bool(spans)
+        yield {**row, "entities": [as_entity(row["text"], (span.start, span.end), span.label) for span in spans]}
+
+
+def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:
+    """Run the step from the command line, or with keywords only (``cmd_args=False``)."""
+    return run(load_options(Options, cmd_args, overrides))
+
+
+if __name__ == "__main__":
+    run_script(main)
