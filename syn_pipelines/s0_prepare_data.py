@@ -24,7 +24,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import Problems, file_hash, replacing, write_jsonl
 from syn_pipelines.utils.labels import read_target_labels
-from syn_pipelines.utils.manifest import Publisher, read_manifest
+from syn_pipelines.utils.manifest import Publisher, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import (
     TextOptions,
     at_least,
@@ -128,6 +128,8 @@ def run(opts: Options) -> Summary:
             raise UserError(f"{given['train']}: no training sentence has an entity. Check the last column or the key of "
                             "the entities, and --format.")
         _write(opts, paths, parts, list(given.values()), summary)
+        for folder in sorted(path.name for path in paths.dataset.iterdir() if path.is_dir()):
+            summary.warnings += warn_of_stale(RunPaths(paths.file_dir, paths.file_name, folder))
         summary.accounts.append(Account("training sentences", read, {
             "written": len(parts["train"]), **cut, "shared with dev or test": leaks,
             "beyond --size": read - sum(cut.values()) - leaks - len(parts["train"])}))
@@ -172,9 +174,10 @@ def _without_leaks(opts: Options, parts: dict[str, list[Record]], summary: Summa
     for name, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
         shared = sum(text_of(s) in texts.get(name, ()) for s in parts.get(other, ()))
         if shared:
-            advice = "" if opts.drop_leaks or name == "dev" else " Take them out of train with --drop_leaks."
-            summary.warn(f"{shared} of {len(parts[other])} {other} sentences stand in {name} too: scores on them are too "
-                         f"good.{advice}")
+            effect = "scores on them are too good."
+            if name == "train":
+                effect = "taken out of train." if opts.drop_leaks else f"{effect} Take them out of train with --drop_leaks."
+            summary.warn(f"{shared} of {len(parts[other])} {other} sentences stand in {name} too: {effect}")
     if not opts.drop_leaks:
         return parts["train"], 0
     held_out = texts.get("dev", set()) | texts.get("test", set())

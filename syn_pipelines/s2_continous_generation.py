@@ -204,7 +204,8 @@ class Harvest:
         """Accounts of sentences, replies and pieces of text."""
         order = ("used", "rejected", "failed", "not asked yet")
         summary.accounts += [
-            Account("sentences", len(self.sentences), dict(self.asked_about)),
+            Account("sentences", len(self.sentences),
+                    {name: self.asked_about[name] for name in ("with entities", "without entities, not asked")}),
             Account("explanations", self.samples * self.asked_about["with entities"],
                     {name: self.replies[name] for name in order}, dict(self.errors)),
             Account("sentences in them", self.kept + sum(self.dropped.values()),

@@ -71,10 +71,15 @@ def sources_of(paths: RunPaths) -> list[Source]:
     ]
 
 
+def present_of(paths: RunPaths) -> list[Source]:
+    """The files that can be cut; annotations of synthetic sentences cannot without these."""
+    return [s for s in sources_of(paths) if s.path.is_file() and (s.owner == "id" or paths.synthetic.is_file())]
+
+
 def is_done(opts: Options, paths: RunPaths) -> bool:
     """Whether every subset is cut and up to date."""
-    present = [s for s in sources_of(paths) if s.path.is_file()]
-    files = [paths.sized(size, name) for size in SIZES for name in ("train_{n}", *(s.name for s in present))]
+    names = ["train_{n}", *(s.name for s in present_of(paths))]
+    files = [paths.sized(size, name) for size in SIZES for name in names]
     return is_current(paths, {STEP}, {"seed": opts.seed}, files)
 
 
@@ -82,14 +87,14 @@ def run(opts: Options) -> Summary:
     """Cut all files there are; UserError when there is no annotation at all."""
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary, lock(paths.journals, STEP):
-        sources = sources_of(paths)
-        present = [s for s in sources if s.path.is_file() and (s.owner == "id" or paths.synthetic.is_file())]
+        sources, present = sources_of(paths), present_of(paths)
         if not any(s.path in {paths.annotation(mode, False) for mode in MODES} for s in present):
             raise UserError(f"{paths.run}: there is no annotation to split, neither entity_train_1000.jsonl nor "
                             f"pos_train_1000.jsonl. {paths.missing('s1_predict_data', mode='entity')}")
         for source in sources:
             if source not in present:
-                summary.warn(f"{source.path}: not there, left out. Make it with: {source.made_by}")
+                why = f"without {paths.synthetic.name}" if source.path.is_file() else "not there"
+                summary.warn(f"{source.path}: {why}, left out. Make it with: {source.made_by}")
         ids = [row["id"] for row in read_train(paths)]
         subsets = nested_subsets(ids, SIZES.values(), seed=opts.seed)
         belongs = {"id": {identity: identity for identity in ids},

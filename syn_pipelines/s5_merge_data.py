@@ -16,13 +16,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.fusion import FusionStats, as_entity, extension_spans, label_file
+from syn_pipelines.utils.fusion import ITEM_KEYS, Canonical, FusionStats, as_entity, extension_spans, label_file
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import Problems, read_objects, write_json, write_jsonl
+from syn_pipelines.utils.jsonl import Problems, file_hash, read_objects, write_json, write_jsonl
 from syn_pipelines.utils.labels import AliasMap, check_maps, clashes, read_target_labels
 from syn_pipelines.utils.language import Language, language_of
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
@@ -75,10 +76,11 @@ class Labels:
                          "--label_prefix=X_ would keep them apart for readers.")
         return labels
 
-    def canonical(self, mode: str) -> Any:
+    def canonical(self, mode: str) -> Canonical:
         """raw type -> (label with prefix, whether the raw type is known)."""
         aliases = self.entity if mode == "entity" else self.pos
 
+        @lru_cache(maxsize=4096)  # a model uses a few dozen types, and an unknown one is looked up in four ways
         def label(raw: object) -> tuple[str, bool]:
             name, known = aliases.canonical(raw)
             return self.prefix + name, known
@@ -86,8 +88,9 @@ class Labels:
 
 
 def settings_of(opts: Options) -> dict[str, Any]:
-    """The options that shape this step's files."""
-    return {"label_prefix": opts.label_prefix, "dense_lang": opts.dense_lang}
+    """The options that shape this step's files; of the label maps the content counts, not the path."""
+    return {"label_prefix": opts.label_prefix, "dense_lang": opts.dense_lang,
+            "entity_label": file_hash(Path(opts.entity_label)), "pos_label": file_hash(Path(opts.pos_label))}
 
 
 def is_done(opts: Options, paths: RunPaths) -> bool:
@@ -102,14 +105,19 @@ def run(opts: Options) -> Summary:
     """Merge one half or both, all sizes."""
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary, lock(paths.journals, STEP):
-        labels = Labels.load(opts, paths, summary)
-        language = language_of(opts, (s["text"] for s in read_train(paths, again=True)))
-        if opts.is_syn in ("both", "0"):
-            merge_half(opts, paths, labels, language, summary, synthetic=False)
-        if opts.is_syn in ("both", "1"):
-            merge_half(opts, paths, labels, language, summary, synthetic=True)
+        merge_halves(opts, paths, summary)
         summary.warnings += warn_of_stale(paths)
     return summary
+
+
+def merge_halves(opts: Options, paths: RunPaths, summary: Summary) -> None:
+    """The halves that --is_syn names, under the lock of this step; step 8 does this too."""
+    labels = Labels.load(opts, paths, summary)
+    language = language_of(opts, (s["text"] for s in read_train(paths, again=True)))
+    if opts.is_syn in ("both", "0"):
+        merge_half(opts, paths, labels, language, summary, synthetic=False)
+    if opts.is_syn in ("both", "1"):
+        merge_half(opts, paths, labels, language, summary, synthetic=True)
 
 
 def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Language, summary: Summary, *,
@@ -132,7 +140,7 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Languag
         return
     _say_what_is_missing(paths, summary, inputs, synthetic)
     for size in SIZES:
-        merge = Merge(labels, language)
+        merge = Merge(labels, language, paths)
         count, digest = write_jsonl(outputs[size], merge.rows(*inputs[size]))
         publisher.publish(outputs[size], digest, merge.counts(), inputs=[*maps, *inputs[size]], dense=language.dense)
         summary.outputs[str(outputs[size])] = count
@@ -150,8 +158,18 @@ def _inputs(paths: RunPaths, size: int, tail: str) -> list[Path]:
     for step 8 merges them anyway.
     """
     files = [paths.sized(size, f"train_{{n}}{tail}"), *(paths.sized(size, f"{m}_train_{{n}}{tail}") for m in MODES)]
-    target = paths.sized(size, "train_{n}_synthetic_target")
-    return [*files, target] if tail and target.is_file() else files
+    target = current_targets(paths, size) if tail else None
+    return [*files, target] if target else files
+
+
+def current_targets(paths: RunPaths, size: int) -> Path | None:
+    """The target labels of the synthetic sentences, if step 7 has run since these were cut.
+
+    Those of other sentences are as good as none: nothing that comes before step 7 may be held up by them.
+    """
+    path, source = paths.sized(size, "train_{n}_synthetic_target"), paths.sized(size, "train_{n}_synthetic")
+    made_from = read_manifest(path).get("inputs", {}).get(f"{size}/{source.name}")
+    return path if path.is_file() and made_from in (None, file_hash(source)) else None
 
 
 def _say_what_is_missing(paths: RunPaths, summary: Summary, inputs: Mapping[int, Sequence[Path]], synthetic: bool) -> None:
@@ -165,30 +183,33 @@ def _say_what_is_missing(paths: RunPaths, summary: Summary, inputs: Mapping[int,
                          f"rest with: {paths.command(step, mode=mode)}, then {paths.command('s4_split_data')}")
     if not any(p.is_file() for p in inputs[1000][1:3]) and not synthetic:
         raise UserError(f"{inputs[1000][1]}: there is no annotation to merge. {paths.missing('s4_split_data')}")
-    warn_of_stale(paths, [p for found in inputs.values() for p in found])
 
 
 class Merge:
     """One subset: joins sentences with their annotations by id, in one pass, and keeps account."""
 
-    def __init__(self, labels: Labels, language: Language) -> None:
-        self.labels, self.language = labels, language
+    def __init__(self, labels: Labels, language: Language, paths: RunPaths) -> None:
+        self.labels, self.language, self.paths = labels, language, paths
+        self._canonical = {mode: labels.canonical(mode) for mode in MODES}
         self.fusion = FusionStats()
         self.sentences = self.gold = self.predicted = 0
         self.annotated: Counter[str] = Counter()
 
     def rows(self, source: Path, entity: Path, pos: Path, target: Path | None = None) -> Iterator[Record]:
         """Sentences with gold (or predicted target) entities first, unchanged, then the extension entities."""
-        annotations = {"entity": Joined(entity), "pos": Joined(pos)}
-        predictions = Joined(target) if target else None
+        step = "s3_predict_syn_data" if source.stem.endswith("_synthetic") else "s1_predict_data"
+        annotations = {mode: Joined(path, f"Make it again with: {self.paths.command(step, mode=mode)}, then "
+                                          f"{self.paths.command('s4_split_data')}")
+                       for mode, path in (("entity", entity), ("pos", pos))}
+        predictions = Joined(target, self.paths.missing("s7_pred_syn_data")) if target else None
         for sentence in read_sentences(source, targets=self.labels.targets, may_be_empty=True, again=True):
-            items = {mode: self._items(mode, joined.of(sentence)) for mode, joined in annotations.items()}
+            items = {mode: self._items(mode, joined, sentence) for mode, joined in annotations.items()}
             found = sentence["entities"]
-            if predictions and (row := predictions.of(sentence)):
+            if predictions and (row := predictions.of(sentence, required=True)):
                 found = row["entities"]
                 self.predicted += len(found)
             spans = extension_spans(sentence["text"], items["entity"], items["pos"], dense=self.language.dense,
-                                    entity_label=self.labels.canonical("entity"), pos_label=self.labels.canonical("pos"),
+                                    entity_label=self._canonical["entity"], pos_label=self._canonical["pos"],
                                     stats=self.fusion)
             self.sentences += 1
             self.gold += len(sentence["entities"])
@@ -198,7 +219,11 @@ class Merge:
         for joined in (*annotations.values(), *([predictions] if predictions else [])):
             joined.finish()
 
-    def _items(self, mode: str, row: Record | None) -> Sequence[Mapping[str, str]]:
+    def _items(self, mode: str, joined: Joined, sentence: Record) -> Sequence[Mapping[str, str]]:
+        row = joined.of(sentence)
+        if row and not _is_annotation(row, mode):
+            joined.refuse(f"holds no 'status' or no list 'items' of objects with the texts {' and '.join(ITEM_KEYS[mode])}.")
+            row = None
         self.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
         return row["items"] if row else []
 
@@ -223,30 +248,47 @@ class Merge:
                 "extension_spans": sum(stats.spans.values()), "repeated": stats.repeated}
 
 
+def _is_annotation(row: Record, mode: str) -> bool:
+    status, items = row.get("status"), row.get("items")
+    surface, kind = ITEM_KEYS[mode]
+    return isinstance(status, str) and isinstance(items, list) and all(
+        isinstance(i, dict) and isinstance(i.get(surface), str) and isinstance(i.get(kind), str) for i in items)
+
+
 class Joined:
-    """Rows of a file that stand in the order of the sentences, matched by id; a sentence may have none."""
+    """Rows of a file that stand in the order of the sentences, matched by id; a sentence may have none.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._problems = path, Problems(path, "Run step 4 again.")
+    ``finish`` raises what is wrong with them, all of it together.
+    """
+
+    def __init__(self, path: Path, advice: str) -> None:
+        self._problems = Problems(path, advice)
         self._rows = read_objects(path, self._problems) if path.is_file() else iter(())
-        self._next = next(self._rows, None)
+        self._line, self._next = 0, next(self._rows, None)
 
-    def of(self, sentence: Record) -> Record | None:
-        """The row of this sentence. UserError when its text is another one."""
+    def of(self, sentence: Record, *, required: bool = False) -> Record | None:
+        """The row of this sentence; that a ``required`` one is not there is noted."""
         if self._next is None or str(self._next[1].get("id")) != sentence["id"]:
+            if required:
+                self.refuse(f"the row of sentence {sentence['id']!r} should follow here.")
             return None
-        (line, row), self._next = self._next, next(self._rows, None)
+        (self._line, row), self._next = self._next, next(self._rows, None)
         if row.get("text") != sentence["text"]:
-            raise UserError(f"{self.path}:{line}: the text differs from that of sentence {sentence['id']!r}; it was made "
-                            "from another version of the data. Run the steps up to 4 again.")
+            self.refuse(f"its text is not that of sentence {sentence['id']!r}: it was made from another version of the data.")
+            return None
         return row
 
+    def refuse(self, problem: str) -> None:
+        """Note what is wrong with the row that ``of`` gave last."""
+        self._problems.add(self._line, problem)
+
     def finish(self) -> None:
-        """Every row must have found its sentence."""
+        """Every row must have found its sentence, and none been refused. UserError otherwise."""
         self._problems.raise_if_any()
         if self._next is not None:
-            raise UserError(f"{self.path}:{self._next[0]}: id {self._next[1].get('id')!r} is not among the sentences of "
-                            "this subset, or out of their order. Run step 4 again.")
+            line, row = self._next
+            self._problems.add(line, f"id {row.get('id')!r} is not among the sentences of this subset, or out of their order.")
+            self._problems.raise_if_any()
 
 
 def _write_unmapped(opts: Options, paths: RunPaths, half: str, stats: FusionStats, summary: Summary) -> None:
@@ -255,13 +297,14 @@ def _write_unmapped(opts: Options, paths: RunPaths, half: str, stats: FusionStat
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        content = {}
+        content = None
+    kept = content if isinstance(content, dict) else {}
     files = {"entity": (opts.entity_label, "OTHER"), "pos": (opts.pos_label, "WORD")}
     rows = [{"mode": mode, "type": raw, "count": count, "counted_as": opts.label_prefix + files[mode][1],
              "add": f"{json.dumps(raw, ensure_ascii=False)} to the aliases of a label in {Path(files[mode][0]).name}"}
             for mode in MODES
             for raw, count in sorted(stats.unmapped.get(mode, {}).items(), key=lambda r: (-r[1], r[0]))]
-    halves = {"gold": content.get("gold", []), "synthetic": content.get("synthetic", []), half: rows}
+    halves = {"gold": kept.get("gold", []), "synthetic": kept.get("synthetic", []), half: rows}
     write_json(path, {name: halves[name] for name in ("gold", "synthetic")})
     if rows:
         total = sum(row["count"] for row in rows)

@@ -22,7 +22,7 @@ from syn_pipelines.utils.options import DataOptions, command_of, load_options
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.summary import Summary, run_script, step_log
 
-STEP = "s6_combine_syn_fusion_label"
+STEP, FINAL = "s6_combine_syn_fusion_label", "s8_process_label_and_combine"
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,18 @@ class Options(DataOptions):
 
 def is_done(opts: Options, paths: RunPaths) -> bool:
     """Whether the label file is there and up to date; step 8 writes it too, from the spans of the final data."""
-    return is_current(paths, {STEP, "s8_process_label_and_combine"}, {}, [paths.label_file("syn_fusion")])
+    return is_current(paths, {STEP, FINAL}, {}, [paths.label_file("syn_fusion")])
 
 
 def run(opts: Options) -> Summary:
     """Add up both label files; without synthetic sentences the result equals label_fusion.json."""
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary, lock(paths.journals, STEP):
+        if is_current(paths, {FINAL}, {}, [paths.label_file("syn_fusion")]):
+            summary.up_to_date = True
+            summary.notes.append(f"{paths.label_file('syn_fusion')} stays as step 8 made it from the final data")
+            return summary
         parts = {0: paths.label_file("fusion"), 1: paths.label_file("synthetic_fusion")}
-        warn_of_stale(paths, parts.values())
         targets, counts = _read(parts[0], paths.missing("s5_merge_data", is_syn=0))
         if parts[1].is_file():
             others, more = _read(parts[1], "")

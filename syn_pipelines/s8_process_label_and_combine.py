@@ -39,25 +39,26 @@ class Options(s5.Options):
 
 def is_done(opts: Options, paths: RunPaths) -> bool:
     """Whether the final files are there and up to date."""
-    files = [paths.sized(size, "train_{n}_syn_fusion") for size in SIZES]
+    files = [*(paths.sized(size, "train_{n}_syn_fusion") for size in SIZES), paths.label_file("syn_fusion")]
     return is_current(paths, {STEP}, {}, files) and present_path(paths).is_file()
 
 
 def run(opts: Options) -> Summary:
     """Rebuild both halves, then write the combined sets, their label file, and present.json."""
     paths = RunPaths.of(opts)
-    with step_log(opts, paths) as summary, lock(paths.journals, STEP):
-        shared = {f.name: getattr(opts, f.name) for f in fields(s5.Options)}
-        merged = s5.run(s5.Options(**{**shared, "is_syn": "both"}))
-        summary.accounts, summary.warnings = merged.accounts, merged.warnings
+    shared = {f.name: getattr(opts, f.name) for f in fields(s5.Options)}
+    with step_log(opts, paths) as summary, lock(paths.journals, STEP), lock(paths.journals, s5.STEP):
+        s5.merge_halves(s5.Options(**{**shared, "is_syn": "both"}), paths, summary)
+        summary.outputs.clear()  # those of step 5; the summary names what this step makes of them
         targets = read_target_labels(paths.labels)
         halves = {size: _halves(paths, size) for size in SIZES}
         wanted = [paths.labels, *(p for found in halves.values() for p in found)]
         publisher = Publisher(paths, STEP, {}, wanted, command_of(opts, is_syn=None, config=None, seed=None))
+        _say_what_stays_out(paths, summary)
         for size in SIZES:
             counts: Counter[str] = Counter()
             output = paths.sized(size, "train_{n}_syn_fusion")
-            count, digest = write_jsonl(output, _rows(paths, size, set(targets), counts, summary))
+            count, digest = write_jsonl(output, _rows(paths, size, set(targets), counts))
             publisher.publish(output, digest, {"sentences": count, "extension_spans": sum(counts.values())},
                               inputs=[paths.labels, *halves[size]])
             summary.outputs[str(output)] = count
@@ -74,15 +75,19 @@ def _halves(paths: RunPaths, size: int) -> list[Path]:
     return [paths.sized(size, f"train_{{n}}_{kind}") for kind in ("fusion", "synthetic_fusion", "synthetic_target")]
 
 
-def _rows(paths: RunPaths, size: int, targets: set[str], counts: Counter[str], summary: Summary) -> Iterator[Record]:
-    """Synthetic sentences that have target labels, then the original ones; counts their extension spans by label."""
-    fusion, synthetic, predicted = _halves(paths, size)
-    if synthetic.is_file() and predicted.is_file():
+def _rows(paths: RunPaths, size: int, targets: set[str], counts: Counter[str]) -> Iterator[Record]:
+    """Synthetic sentences if they have target labels, then the original ones; counts their extension spans by label."""
+    fusion, synthetic, _ = _halves(paths, size)
+    if synthetic.is_file() and s5.current_targets(paths, size):
         yield from _counted(synthetic, targets, counts)
-    elif synthetic.is_file():
-        summary.warn(f"{predicted}: not there, so the synthetic sentences stay out of the {size} set. Make it with: "
-                     f"{paths.command('s7_pred_syn_data')}")
     yield from _counted(fusion, targets, counts)
+
+
+def _say_what_stays_out(paths: RunPaths, summary: Summary) -> None:
+    sizes = [size for size in SIZES if _halves(paths, size)[1].is_file() and not s5.current_targets(paths, size)]
+    if sizes:
+        summary.warn(f"{_halves(paths, sizes[0])[2]}: not there or out of date, so the synthetic sentences stay out of the "
+                     f"{', '.join(map(str, sizes))} sets. Make it with: {paths.command('s7_pred_syn_data')}")
 
 
 def _counted(path: Path, targets: set[str], counts: Counter[str]) -> Iterator[Record]:
@@ -98,24 +103,22 @@ def present_path(paths: RunPaths) -> Path:
 
 def present(paths: RunPaths, summary: Summary) -> dict[str, dict[str, str]]:
     """Data sets by name for the KnowFREE trainer, which needs a dev and a test file: says what stands in for them."""
-    def relative(path: Path) -> str:
-        return "./" + Path(os.path.relpath(path)).as_posix()
-
+    held_out = {name: next((p for p in (paths.split(name), paths.split(other)) if p.is_file()), None)
+                for name, other in (("dev", "test"), ("test", "dev"))}
     result = {}
     for size in SIZES:
-        for kind, labels in (("fusion", "fusion"), ("syn_fusion", "syn_fusion")):
+        for kind in ("fusion", "syn_fusion"):
             train = paths.sized(size, f"train_{{n}}_{kind}")
-            dev, test = paths.split("dev"), paths.split("test")
-            files = {"dev": next(p for p in (dev, test, train) if p == train or p.is_file()),
-                     "test": next(p for p in (test, dev, train) if p == train or p.is_file())}
-            entry = {"train": relative(train), **{name: relative(path) for name, path in files.items()},
-                     "labels": relative(paths.label_file(labels))}
-            stands_in = [f"there is no {name}.jsonl, {path.name} stands in" for name, path in files.items()
-                         if path != paths.split(name)]
+            files = {"train": train, **{name: path or train for name, path in held_out.items()}, "labels": paths.label_file(kind)}
+            notes = [f"there is no {name}.jsonl, {files[name].name} stands in" for name in held_out
+                     if files[name] != paths.split(name)]
+            entry = {name: "./" + Path(os.path.relpath(path)).as_posix() for name, path in files.items()}
             result[f"{paths.file_name}_{paths.save_type_name}_{kind}_{size}"] = (
-                {**entry, "note": "; ".join(stands_in)} if stands_in else entry)
-    if stands_in:
-        summary.warn(f"{present_path(paths)}: {'; '.join(stands_in)}. Scores on a stand-in say nothing about quality.")
+                {**entry, "note": "; ".join(notes)} if notes else entry)
+    absent = [f"{name}.jsonl" for name in held_out if not paths.split(name).is_file()]
+    if absent:
+        summary.warn(f"{present_path(paths)}: there is no {' and no '.join(absent)}; other sentences stand in, and scores on "
+                     "these say nothing about quality.")
     return result
 
 

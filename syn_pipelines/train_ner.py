@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from syn_pipelines.ner.data import LabelSet, Sentence
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import file_hash
+from syn_pipelines.utils.jsonl import file_hash, open_input
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import DataOptions, command_of, load_options, option
 from syn_pipelines.utils.paths import SIZES, RunPaths
@@ -128,6 +128,7 @@ def run(opts: Options) -> Summary:
 
 def read_inputs(inputs: Inputs) -> tuple[list[Sentence], list[Sentence], LabelSet]:
     """Training sentences, dev sentences (none without the file) and labels; UserError names what is wrong."""
+    open_input(inputs.train, inputs.missing).close()  # of two missing files, the data are the one to name
     labels = LabelSet.read(inputs.labels, inputs.missing)
     targets = labels.targets if inputs.labels.suffix != ".json" else None
     sentences = [Sentence.from_record(r) for r in read_sentences(inputs.train, targets=targets, missing=inputs.missing)]

@@ -135,6 +135,17 @@ def test_another_fingerprint_names_every_difference_and_the_way_out(path):
     assert path.read_bytes() == before
 
 
+def test_without_a_reply_another_fingerprint_is_no_matter(path):
+    filled(path)
+    opened(path, {"seed": 7}).close()
+    journal = opened(path, {"seed": 8})
+    journal.append(reply("1"))
+    journal.close()
+    with pytest.raises(UserError, match="seed 8 -> 7"):
+        opened(path, {"seed": 7})
+    assert path.read_bytes().count(b"\n") == 2
+
+
 def test_overwrite_begins_anew_with_the_new_fingerprint(path):
     filled(path, reply("1"))
     journal = opened(path, {"seed": 7}, overwrite=True)

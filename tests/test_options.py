@@ -58,7 +58,7 @@ def config(tmp_path):
     ("--temperature 0.5", "temperature", 0.5), ("--temperature 1", "temperature", 1.0),
     ("--overwrite", "overwrite", True), ("--overwrite 1", "overwrite", True), ("--overwrite=0", "overwrite", False),
     ("--no-overwrite", "overwrite", False), ("--overwrite --no-overwrite", "overwrite", False),
-    ("--overwrite true", "overwrite", True), ("--n_gpu 0,1", "n_gpu", "0,1"), ("--dense_lang 1", "dense_lang", "1"),
+    ("--overwrite true", "overwrite", True), ("--n_gpu 0,1", "n_gpu", "0,1"), ("--n_gpu '[0, 1]'", "n_gpu", "[0, 1]"), ("--dense_lang 1", "dense_lang", "1"),
     ("--mode pos", "mode", "pos"), ("--seed 1 --seed 2", "seed", 2), ("", "file_name", "sample_zh"),
 ])
 def test_flags_become_values_of_their_type(arguments, name, value):
@@ -77,7 +77,7 @@ def test_flags_become_values_of_their_type(arguments, name, value):
     ("--mode nouns", ["--mode", "'nouns'", "entity, pos"]),
     ("--lang de", ["--lang", "'de'", "auto, zh, en, ja, ko"]),
     ("--dense_lang 2", ["--dense_lang", "'2'"]),
-    ("--skip -2", ["--skip", "-2"]),
+    ("--skip -2", ["--skip", "-2"]), ("--n_gpu first", ["--n_gpu", "'first'", "0,1"]), ("--n_gpu=-1", ["--n_gpu", "'-1'"]),
     ("--batchsize 3", ["'--batchsize'", "did you mean '--batch_size'?"]),
     ("--mod pos", ["'--mod'"]),  # no abbreviations: a new option must not change what an old command means
     ("stray", ["'stray'"]),
@@ -253,6 +253,8 @@ def test_a_top_level_key_reaches_the_steps_that_have_the_flag(config):
     ("seed: [1\n", ["not valid YAML"]),
     ("seed: 1\nmode: *x\n", ["run.yaml:2", "not valid YAML"]),
     ("seed: 1\n\x00", ["not valid YAML"]),
+    ("seed: 1\nmode: pos\nseed: 2\n", ["run.yaml:3", "'seed' stands twice"]),
+    ("s4_split_data:\n  seed: 1\ns4_split_data:\n  seed: 2\n", ["run.yaml:3", "stands twice"]),
     ("seed: !!int x\n", ["cannot be read"]),
     ("seed: " + "[" * 3000, ["cannot be read"]),
     (b"seed: \xff\n", ["UTF-8"]),
@@ -284,10 +286,11 @@ def test_names_that_look_like_other_values_stay_names(config):
 
 
 def test_lists_anchors_byte_order_mark_and_empty_sections_are_understood(config):
-    path = config("\ufeffs1_predict_data: &llm\n  n_gpu: [0, 1]\n  batch_size: 3\ns2_continous_generation:\n  <<: *llm\n"
+    path = config("\ufeffs1_predict_data: &llm\n  n_gpu: [0, 1]\n  batch_size: 3\ns2_continous_generation:\n  <<: *llm\n  batch_size: 4\n"
                   "s3_predict_syn_data:\n  # batch_size: 3\n")
     values = read_config(path)
-    assert values["s2_continous_generation"] == values["s1_predict_data"] == {"n_gpu": ["0", "1"], "batch_size": "3"}
+    assert values["s1_predict_data"] == {"n_gpu": ["0", "1"], "batch_size": "3"}
+    assert values["s2_continous_generation"] == {"n_gpu": ["0", "1"], "batch_size": "4"}
     assert values["s3_predict_syn_data"] == {} and load_options(S1, False, {"config": path}).n_gpu == "0,1"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -79,6 +80,7 @@ SHAPES = {
     "wrapper_with_sentence": '{"text": "the whole sentence", "type": "ner", "entities": ARRAY, "count": 2}',
     "wrapper_of_pairs": '{"result": [["S", "T"], ["U", "V"]]}',
     "double_braces": '[{{"E": "S", "T_": "T"}}, {{"E": "U", "T_": "V"}}]',
+    "list_of_wrappers": '[{"entity": {"name": "S", "type": "T"}}, {"entity": {"name": "U", "type": "V"}}]',
     "nested_lists": '[[{"E": "S", "T_": "T"}], [{"E": "U", "T_": "V"}]]',
     "dict_of_lists": '{"T": ["S"], "V": ["U"]}',
     "dict_of_lists_with_empty": '{"T": ["S"], "OTHER": [], "V": ["U"], "MISC": []}',
@@ -88,6 +90,8 @@ SHAPES = {
     "dict_of_objects": '{"T": [{"name": "S", "start": 0}], "V": [{"name": "U", "start": 7}]}',
     "list_of_dicts_of_lists": '[{"T": ["S"]}, {"V": ["U"]}]',
     "surface_to_type": '{"S": "T", "U": "V"}',
+    "list_of_surface_to_type": '[{"S": "T"}, {"U": "V"}]',
+    "surface_to_type_with_extra": '{"S": "T", "U": "V", "count": 2}',
     "surface_to_object": '{"S": {"type": "T"}, "U": {"type": "V"}}',
     "grouped_by_type": '[{"type": "T", "mentions": ["S"]}, {"type": "V", "mentions": ["U"]}]',
     "parallel_lists": '{"E": ["S", "U"], "T_": ["T", "V"]}',
@@ -96,6 +100,12 @@ SHAPES = {
     "think": "<think>\nmaybe [{'E': 'draft', 'T_': 'D'}, hm [\n</think>\n\nARRAY",
     "think_then_fence": "<think></think>```json\nARRAY\n```",
     "think_end_only": 'so [{"E": "draft", "T_": "D"}, is it?\n</think>ARRAY',
+    "think_end_only_with_odd_quotes": "The user's: 'He isn't here' [\"it's {\"x\": 'a\n</think>\nARRAY",
+    "json_in_a_string_in_a_wrapper": '{"result": "[[\\"S\\", \\"T\\"], [\\"U\\", \\"V\\"]]"}',
+    "yaml_like_prefix": "entities: ARRAY",
+    "python_code_fence": "```python\nresult = ARRAY  # done\n```",
+    "bullets": '**Output:**\n* {"E": "S", "T_": "T"}\n* {"E": "U", "T_": "V"}',
+    "end_of_turn_mark": "ARRAY<|im_end|>",
     "full_width_quotes": "[{“E”: “S”, “T_”: “T”}, {“E”: “U”, “T_”: “V”}]",
     "full_width_everything": "【｛“E”：“S”，“T_”：“T”｝，｛“E”：“U”，“T_”：“V”｝】",
     "full_width_ascii_forms": "［｛＂E＂：＂S＂，＂T_＂：＂T＂｝，｛＂E＂：＂U＂，＂T_＂：＂V＂｝］",
@@ -125,7 +135,7 @@ def _replace_word(text: str, mark: str, value: str) -> str:
     pieces = text.split(mark)
     out = pieces[0]
     for piece in pieces[1:]:
-        inside = (out[-1:].isascii() and out[-1:].isalnum()) or (piece[:1].isascii() and (piece[:1].isalnum() or piece[:1] == "_"))
+        inside = re.search("[A-Za-z0-9]$", out) or re.match("[A-Za-z0-9_]", piece)
         out += (mark if inside else value) + piece
     return out
 
@@ -157,9 +167,11 @@ def test_a_whole_reply_inside_a_json_string_is_read(filling):
 
 KEY_PAIRS = [
     ("name", "label"), ("text", "tag"), ("Word", "TYPE"), ("实体", "类型"), ("entity", "entity_type"), ("token", "ner"),
-    ("词", "词性"), ("词语", "词性"), ("mention", "category"), ("span", "class"), ("value", "label"), ("surface", "kind"),
+    ("词", "词性"), ("词语", "词性"), ("mention", "category"), ("span", "class"), ("value", "label"),
+    ("surface", "kind"),
     ("Entity Name", "Entity Type"), ("entity_text", "entity-label"), ("word", "pos"), ("entity", "type"),
-    ("名称", "类别"), ("word", "entity_group"), ("text", "label_"), ("word", "entity"), ("name", "实体"), ("token", "upos"),
+    ("名称", "类别"), ("word", "entity_group"), ("text", "label_"), ("word", "entity"), ("name", "实体"),
+    ("token", "upos"),
     ("entity", "value"), ("实体名称", "实体类型"), ("word", "part_of_speech"),
 ]
 
@@ -176,7 +188,8 @@ def test_other_keys_are_understood_in_both_modes(surface_key, type_key, mode):
         assert (parsed.status, parsed.reason) == (("ok", "") if exact else ("repaired", "key_alias"))
 
 
-NASTY = ['say "hi"', "C:\\dir\\new", "[1]", "a, b", "{x}", "two\nlines", "```json\n[]\n```", "tab\there", "“引号”", "：，【】",
+NASTY = ['say "hi"', "C:\\dir\\new", "[1]", "a, b", "{x}", "two\nlines", "```json\n[]\n```", "tab\there", "“引号”",
+         "：，【】",
          "'", '"', "\\", "", " ", "</think>", "<think>", "null", "3.50", "\\u5f20", "é", "İ", "👩‍👩‍👧", "\ufffd\ufffd",
          "\u2028\x85", "[{\"entity\": \"x\", \"type\": \"y\"}]", "// no comment", "# no comment"]
 
@@ -213,7 +226,7 @@ BROKEN_STRINGS = {
     "numbers_loose": ("[{entity: 3.50, type: NUM}, {entity: 2024, type: DATE},]", [("3.50", "NUM"), ("2024", "DATE")]),
     "numbers_in_dict_of_lists": ('{"NUM": [3.5, 2024]}', [("3.5", "NUM"), ("2024", "NUM")]),
     "not_stripped": ('[{"entity": " a ", "type": " X "},]', [(" a ", " X ")]),
-    "duplicates_and_order": ('[{"entity": "b", "type": "X"}, {"entity": "a", "type": "X"}, {"entity": "b", "type": "X"},]',
+    "duplicates_and_order": ("[{'entity': 'b', 'type': 'X'}, ('a', 'X'), {'entity': 'b', 'type': 'X'}]",
                              [("b", "X"), ("a", "X"), ("b", "X")]),
 }
 
@@ -305,13 +318,21 @@ def test_an_empty_array_is_an_answer(mode):
         assert (parsed.items, parsed.status, parsed.dropped) == ([], "repaired", 0)
 
 
+def test_words_that_look_like_keys_are_words_in_a_pos_map():
+    parsed = parse_reply('{"the": "DET", "name": "NOUN", "is": "AUX"}', "pos")
+    assert parsed.items == items("pos", ("the", "DET"), ("name", "NOUN"), ("is", "AUX"))
+    assert parse_reply('{"word": "a", "colour": "red", "size": "big"}', "pos").status == "rejected"
+
+
 def test_stray_members_are_counted():
-    reply = '[null, 1, "x", [], {}, {"entity": "a", "type": "X"}, {"entity": "b", "type": ""}, {"entity": null, "type": "X"}]'
+    reply = ('[null, 1, "x", [], {}, {"entity": "a", "type": "X"}, {"entity": "b", "type": ""}, '
+             '{"entity": null, "type": "X"}]')
     assert parse_reply(reply, "entity") == ParsedReply(items("entity", ("a", "X")), "repaired", "stray_members", 6)
 
 
 def test_a_member_with_half_a_surrogate_pair_is_dropped_and_counted():
-    reply = '[{"entity": "\\ud83d", "type": "X"}, {"entity": "\\ud83d\\ude00", "type": "X"}, {"entity": "b", "type": "\\ude00"}]'
+    reply = ('[{"entity": "\\ud83d", "type": "X"}, {"entity": "\\ud83d\\ude00", "type": "X"}, '
+             '{"entity": "b", "type": "\\ude00"}]')
     assert parse_reply(reply, "entity") == ParsedReply(items("entity", ("😀", "X")), "repaired", "lone_surrogate", 2)
     assert parse_reply("[{'entity': '\ud83d', 'type': 'X'},]", "entity").items == []
 
@@ -342,25 +363,29 @@ def test_the_reason_names_what_was_mended(case):
     assert (parsed.status, parsed.reason) == ("repaired", reason)
 
 
-GARBAGE = ["[", "{", "(", '"', "'", "“", "\\", "`", "[{", '{"a":', "[[[1,", '["a" ', '{"\\"', '{\\"', "{'a ", '["x" x', "[ ",
-           '["', "{x:", '[{"a":"b"c":', "[}", "[[[[}}}}", "<think>", "</think>", '{"a":1 ', "[//", "[/*", "［【", "[“a”“",
+GARBAGE = ["[", "{", "(", '"', "'", "“", "\\", "`", "[{", '{"a":', "[[[1,", '["a" ', '{"\\"', '{\\"', "{'a ",
+           '["x" x', "[ ",
+           '["', "{x:", '[{"a":"b"c":', "[}", "[[[[}}}}", "<think>", "</think>", '{"a":1 ', "[//", "[/*", "［【",
+           "[“a”“",
            '[{"entity": "x, "type": "y}, ', '{"entity":"a","type":"b"}\n', "```", "1. ", "[]", "{}", "\ud83d"]
 
 
 @pytest.mark.parametrize("unit", GARBAGE, ids=ascii)
 def test_long_garbage_is_survived(unit):
-    for reply in (unit * (60_000 // len(unit)), '[{"entity": "a", "type": "b"}, ' + unit * (20_000 // len(unit))):
+    for reply in (unit * (30_000 // len(unit)), '[{"entity": "a", "type": "b"}, ' + unit * (10_000 // len(unit))):
         assert_well_formed(parse_reply(reply, "entity"), "entity")
 
 
 def test_deep_nesting_is_survived():
     for depth in (500, 5_000, 50_000):
         assert_well_formed(parse_reply("[" * depth + "]" * depth, "entity"), "entity")
-        assert_well_formed(parse_reply('{"entities":' * depth + '[{"entity":"a","type":"b"}]' + "}" * depth, "pos"), "pos")
+        wrapped = '{"entities":' * depth + '[{"entity":"a","type":"b"}]' + "}" * depth
+        assert_well_formed(parse_reply(wrapped, "pos"), "pos")
 
 
 # --- properties -----------------------------------------------------------------------------------------------------
 
+UNTIMED = settings(deadline=None)  # machines that test differ in speed
 storable = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 awkward = st.text(st.sampled_from("\"'\\[]{},:“”，：`#/ \n\tab张\u3000<>0"), max_size=12)
 surfaces = st.one_of(storable, awkward, st.sampled_from(NASTY))
@@ -385,6 +410,7 @@ def is_double_escape(reply: str) -> bool:
     return reply.isascii() and "\\\\u" in reply
 
 
+@UNTIMED
 @given(pair_lists, modes, layouts, st.sampled_from(["", " ", "\n", "\r\n\t"]), st.booleans())
 def test_valid_replies_come_back_exactly(pairs, mode, layout, blank, cut):
     wanted = items(mode, *pairs)
@@ -403,7 +429,7 @@ def shaped(shape: str, mode: str, pairs: list[tuple[str, str]], layout: dict[str
     return json.dumps({"array": wanted, "wrapper": {"entities": wanted}, "extra": extra}[shape], **layout)
 
 
-@settings(max_examples=60)
+@settings(UNTIMED, max_examples=60)
 @given(pair_lists, modes, layouts, st.sampled_from(["array", "wrapper", "extra", "lines", "pairs"]), st.booleans())
 def test_every_truncation_gives_a_prefix_of_the_items(pairs, mode, layout, shape, cut):
     reply = shaped(shape, mode, pairs, layout)
@@ -416,6 +442,7 @@ def test_every_truncation_gives_a_prefix_of_the_items(pairs, mode, layout, shape
         assert parsed.items == whole[:len(parsed.items)], reply[:length]
 
 
+@UNTIMED
 @given(st.dictionaries(types, st.lists(storable, max_size=3), max_size=3), st.booleans())
 def test_every_truncation_of_a_dict_of_lists_gives_a_prefix(grouped, cut):
     grouped = {"T-" + key: value for key, value in grouped.items()}
@@ -427,8 +454,10 @@ def test_every_truncation_of_a_dict_of_lists_gives_a_prefix(grouped, cut):
         assert parsed.items == items("entity", *whole[:len(parsed.items)]), reply[:length]
 
 
+@UNTIMED
 @given(pair_lists.filter(bool), modes, layouts, st.sampled_from([
-    "```json\n{}\n```", "```\n{}", "Here you are:\n{}\nAnything else?", "结果如下：{}（完）", "<think>hm, [1]</think>\n{}",
+    "```json\n{}\n```", "```\n{}", "Here you are:\n{}\nAnything else?", "结果如下：{}（完）",
+    "<think>hm, [1]</think>\n{}",
     "\ufeff{}", "{} Note [1].", "Draft: [{{'entity': 'd', 'type': 'D'}}]. Final: {}"]))
 def test_wrapped_replies_give_the_same_items(pairs, mode, layout, frame):
     reply = json.dumps(items(mode, *pairs), **layout)
@@ -436,16 +465,19 @@ def test_wrapped_replies_give_the_same_items(pairs, mode, layout, frame):
         assert parse_reply(frame.format(reply), mode).items == items(mode, *pairs)
 
 
+@UNTIMED
 @given(st.text(), modes, st.booleans())
 def test_arbitrary_text_gives_a_well_formed_result(text, mode, cut):
     assert_well_formed(parse_reply(text, mode, cut=cut), mode)
 
 
+@UNTIMED
 @given(st.text(st.sampled_from("[]{}()\"'“”，,：:\\/#`*.\n 1aE张<>thinkul-\ud83d"), max_size=60), modes, st.booleans())
 def test_json_like_noise_gives_a_well_formed_result(text, mode, cut):
     assert_well_formed(parse_reply(text, mode, cut=cut), mode)
 
 
+@UNTIMED
 @given(pair_lists, modes, layouts, st.data())
 def test_mutated_replies_give_a_well_formed_result(pairs, mode, layout, data):
     reply = json.dumps(items(mode, *pairs), **layout)

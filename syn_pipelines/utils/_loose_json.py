@@ -84,7 +84,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORDS = {"null": None, "none": None, "nil": None, "undefined": None, "nan": None, "true": True, "false": False}
 _BARE_KEY = rf"[^{_QUOTES}\s:：,，;；、{{}}\[\]【】［］｛｝][^{_QUOTES}:：,，{{}}\[\]\n]{{0,60}}"
 # What may follow the comma after a string: else the "closing" quote before the comma was part of the string.
-_MEMBER = re.compile(rf"""[\s,:]* (?: [{_QUOTES}\[({{【［｛\])}}】］｝/\#] | $ | ``` | \.\.\. | -?\d
+_MEMBER = re.compile(rf"""[\s,，:]* (?: [{_QUOTES}\[({{【［｛\])}}】］｝/\#] | $ | ``` | \.\.\. | -?\d
     | (?:null|none|true|false)\b | \w{{1,20}}\s*[:：] )""", re.VERBOSE | re.IGNORECASE)
 _SHORT_WORD = re.compile(r"\w{1,20}")
 _MEMBER_BREAK = re.compile(r"\s{0,4}(?:[}｝]\s{0,4}[,，]?\s{0,4}[{｛]|[,，])\s{0,4}\Z")

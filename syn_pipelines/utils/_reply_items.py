@@ -12,7 +12,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from syn_pipelines.utils._loose_json import Bare, Num, Obj
+from syn_pipelines.utils._loose_json import Bare, Num, Obj, decode_strict
 
 Mode = Literal["entity", "pos"]
 CANONICAL: dict[Mode, tuple[str, str]] = {"entity": ("entity", "type"), "pos": ("word", "pos")}
@@ -40,6 +40,7 @@ _SURFACE_KEYS = {"entity": ["entity", "实体", *_SURFACE], "pos": _SURFACE}
 _TYPE_KEYS = {"entity": _TYPE + _POS_TYPE, "pos": _POS_TYPE + _TYPE}
 _ITEM_KEYS = frozenset(_SURFACE + _TYPE + _POS_TYPE)
 _KNOWN = _ITEM_KEYS | frozenset(_WRAPPERS) | {""}
+_WRAPPER_KEYS = frozenset(_WRAPPERS) | {"entities", "words", "实体列表", "词语列表"}
 _EXTRA = frozenset(_NOT_ASKED_FOR)
 _MAX_DEPTH = 16  # wrappers in wrappers; real replies have up to four
 
@@ -68,6 +69,16 @@ def _texts(value: Any) -> list[str] | None:
     if isinstance(value, list) and len(value) > 1 and all(isinstance(v, str) and not isinstance(v, Num) for v in value):
         return value
     return None
+
+
+def _embedded(key: str, value: Any) -> Any:
+    """{"result": "[{...}]"}: the list or object that a wrapper's string holds; any other value unchanged."""
+    if isinstance(value, str) and value[:1] in ("[", "{") and _folded(key) in _WRAPPER_KEYS:
+        try:
+            return decode_strict(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _is_container(value: Any) -> bool:
@@ -162,6 +173,7 @@ class Found:
         if len(groups) > 1:
             self.note("repeated_keys")
         for pairs in groups:
+            pairs = [(key, _embedded(key, value)) for key, value in pairs]
             keyed: dict[str, tuple[str, Any]] = {}
             for key, value in pairs:
                 keyed.setdefault(_folded(key), (key, value))
@@ -231,7 +243,7 @@ class Found:
         for key, value in pairs:
             known = _folded(key) in _KNOWN
             inner = under if known else key
-            if _folded(key) in _EXTRA or (half_item and not (known and isinstance(value, list))):
+            if _folded(key) in _EXTRA or (half_item and not (known and (obj.closed or isinstance(value, list)))):
                 continue
             if isinstance(value, Obj):
                 self.note("wrapper" if known else "nested_objects")
@@ -252,7 +264,7 @@ class Found:
         if not obj.closed:
             pairs = [] if in_list else pairs[:-1]
         keys = {_folded(key) for key, _ in pairs}
-        if half_item or keys & (_KNOWN - {""}) or keys <= _EXTRA | {""}:
+        if self._is_broken_item(keys) or (half_item and not obj.closed):
             if obj.closed:
                 self.drop()
             return
@@ -264,6 +276,14 @@ class Found:
                 self.drop()
             else:
                 self.take(key, value)
+
+
+    def _is_broken_item(self, keys: set[str]) -> bool:
+        """Whether an object of scalars names its fields. In POS replies {"the": "DET", "name": "NOUN"} does not."""
+        unknown = keys - _KNOWN - _EXTRA
+        if self.mode == "pos" and not keys & {"word", "pos"} and len(unknown) > len(keys) / 2:
+            return False
+        return bool(keys & (_KNOWN - {""})) or not unknown
 
 
 def _first(keys: list[str] | tuple[str, ...], keyed: dict[str, tuple[str, Any]], usable: Any) -> str | None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,9 @@ def _restore(path: Path, output: Path, restore: Callable[[Record], dict[str, Any
     if "fingerprint" not in manifest or not output.exists():
         return
     if restore is None or file_hash(output) != manifest.get("sha256"):
-        changed = "" if restore is None else "and the file was changed since, so they cannot be taken from it"
-        raise UserError(f"{output}: the replies it was made from ({path}) are gone{changed and ' '}{changed}. Use "
-                        "--overwrite to ask all again, or another --save_type_name to keep this file.")
+        changed = "" if restore is None else " and the file was changed since, so they cannot be taken from it"
+        raise UserError(f"{output}: the replies it was made from ({path}) are gone{changed}. Use --overwrite to ask all "
+                        "again, or another --save_type_name to keep this file.")
     Journal.begin(path, manifest["fingerprint"], [restore(row) for _, row in read_objects(output, Problems(output, ""))])
 
 
@@ -182,11 +183,11 @@ def annotate(opts: LlmOptions, paths: RunPaths, sentences: Sequence[Record], lan
     backend = backend_of(opts)
     prompt = load_prompt(mode, language.lang)
     sampling = {"temperature": temperature, "top_p": 1.0}
-    questions = [_label_question(s, language, prompt, mode) for s in sentences]
+    question_about = partial(_label_question, language=language, prompt=prompt, mode=mode)
+    questions = [question_about(sentence) for sentence in sentences]
     prints = {"mode": mode, **fingerprint(opts, backend, prompt, questions, sampling, lineage)}
-    # A published row with another text than now must not pass for an answer about this one: hence the hash.
-    with opened_journal(paths, output, prints, questions, overwrite=opts.overwrite, restore=lambda row: {
-            **_entry_of_row(row), "asked": question_hash(_label_question(row, language, prompt, mode))}) as journal:
+    with opened_journal(paths, output, prints, questions, overwrite=opts.overwrite,
+                        restore=lambda row: _entry_of_row(row, question_about(row))) as journal:
         asked = ask(opts, backend, journal, questions, what=f"{summary.step} {mode}", sampling=sampling,
                     is_bad=lambda entry: _annotation("", [], entry, mode)["status"] in ("rejected", "failed"))
         counts: Counter[str] = Counter()
@@ -259,14 +260,18 @@ def _annotation(identity: str, tokens: Sequence[str], entry: Mapping[str, Any], 
     return {**row, "items": parsed.items, "status": parsed.status, "reason": parsed.reason}
 
 
-def _entry_of_row(row: Record) -> dict[str, Any]:
-    """Journal entry of a published annotation, the reverse of ``_annotation`` as far as it goes (no token counts)."""
+def _entry_of_row(row: Record, question: Question) -> dict[str, Any]:
+    """Journal entry of a published annotation, the reverse of ``_annotation`` as far as it goes (no token counts).
+
+    question: about the text that the row has, so that the row is not taken for an answer about another.
+    """
     finish, error = "stop", ""
     if row["status"] == "failed":
         finish, error = "error", row["reason"]
     elif row["reason"].startswith("too_long: "):
         finish, error = "too_long", row["reason"].removeprefix("too_long: ")
-    return {"id": row["id"], "text": row["reply"], "finish_reason": finish, "error": error}
+    return {"id": row["id"], "text": row["reply"], "finish_reason": finish, "error": error,
+            "asked": question_hash(question)}
 
 
 def source_lineage(path: Path) -> str:

@@ -16,6 +16,8 @@ Items = Sequence[Mapping[str, str]]
 Canonical = Callable[[object], tuple[str, bool]]  # raw type -> (label, whether the raw type is known)
 LabelledSpan = tuple[int, int, str]
 
+ITEM_KEYS = {"entity": ("entity", "type"), "pos": ("word", "pos")}  # of an item, by mode: its surface, its raw type
+
 
 @dataclass
 class FusionStats:

@@ -21,7 +21,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import replacing, to_line
 
 # Every reply is handed to the system at once, so no kill loses it. The disk is waited for at most this often: a power
-# cut may cost the replies of the last moment (they are asked again), and a fast backend is not slowed down tenfold.
+# cut may cost the replies of the last batch (they are asked again), and a fast backend is not slowed down tenfold.
 SYNC_EVERY_S = 0.1
 STORED = ("id", "text", "finish_reason", "error")  # what every line about a reply must hold
 
@@ -69,8 +69,14 @@ class Journal:
             self.begin(path, fingerprint)
         self._file = path.open("r+b")
         try:
-            if differences := differing(self._load(), fingerprint):
+            differences = differing(self._load(), fingerprint)
+            if differences and self._offsets:
                 raise self.refusal(differences)
+            if differences:  # no reply yet (a mistyped model, say): nothing there would be mixed or lost
+                self._file.close()
+                self.begin(path, fingerprint)
+                self._file = path.open("r+b")
+                self._load()
         except BaseException:
             self._file.close()
             raise

@@ -26,7 +26,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         value = json.loads(manifest_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
+    usable = isinstance(value, dict) and isinstance(value.get("inputs"), dict) and isinstance(value.get("file"), str)
+    return value if usable else {}
 
 
 @dataclass

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import math
+import re
 import shlex
 import sys
 import types
@@ -57,6 +58,11 @@ def folder_name(value: str) -> str:
     return "must be a plain folder name without '/', '\\' or a leading '.'" if bad else ""
 
 
+def gpu_numbers(value: str) -> str:
+    """Check: one number or several, as 0,1 or [0, 1]."""
+    return "" if re.fullmatch(r"[\[(]?\s*[0-9]+(\s*,\s*[0-9]+)*,?\s*[\])]?", value) else "is no GPU number and no list of them: 0 or 0,1"
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """The flags that name a data set and a run."""
@@ -82,7 +88,7 @@ class TextOptions(DataOptions):
 class LlmOptions(TextOptions):
     """The flags of the steps that ask a language model."""
 
-    n_gpu: str = option("0", "index of the GPU, or several: 0,1; without any GPU the CPU is used")
+    n_gpu: str = option("0", "index of the GPU, or several: 0,1; without any GPU the CPU is used", check=gpu_numbers)
     model_from_pretrained: str = option("", "language model: local folder or hub name")
     backend: str = option("auto", "what answers: auto takes transformers when a model is given; offline needs no "
                           "model and is a try-out, not an LLM", choices=("auto", "transformers", "offline"))
@@ -258,15 +264,8 @@ def read_config(path: str, cls: type | None = None) -> dict[str, dict[str, Any]]
     """
     import yaml  # only runs with --config need it
 
-    class Loader(yaml.SafeLoader):
-        """Every plain value is text, converted by the option's own type: a run named 2024-11-21, 010 or no keeps its
-        name. Python tags are refused."""
-
-        yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {
-            "<": [r for r in yaml.SafeLoader.yaml_implicit_resolvers["<"] if r[0].endswith("merge")]}
-
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader)
+        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _yaml_loader())
     except OSError as err:
         raise UserError(f"{path}: cannot be read ({err.strerror}). Give --config the path of a YAML file.") from None
     except UnicodeDecodeError:
@@ -286,6 +285,26 @@ def read_config(path: str, cls: type | None = None) -> dict[str, dict[str, Any]]
     # "config" stays out: a file cannot name another one
     fields = {name: {f.name for f in dataclasses.fields(o)} - {"config"} for name, o in options.items()}
     return _by_script(path, content, fields)
+
+
+def _yaml_loader() -> type:
+    """Every plain value is text, converted by the option's own type: a run named 2024-11-21, 010 or no keeps its name.
+    Python tags are refused, and a key that stands twice, for one of the two would be lost."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {
+            "<": [r for r in yaml.SafeLoader.yaml_implicit_resolvers["<"] if r[0].endswith("merge")]}
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if str(key.value) in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _by_script(path: str, content: dict[Any, Any], fields: Mapping[str, set[str]]) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ def read_train(paths: RunPaths, *, again: bool = False) -> Iterator[Record]:
     again: a later pass over a file already checked, which need not repeat its warnings.
     """
     targets = read_target_labels(paths.labels) if paths.labels.is_file() else None
-    return read_sentences(paths.train, targets=targets, missing=paths.missing_train, again=again)
+    ids = set()
+    for sentence in read_sentences(paths.train, targets=targets, missing=paths.missing_train, again=again):
+        ids.add(sentence["id"])
+        yield sentence
+    for identity in sorted(ids):
+        source = re.sub("-s[0-9]+$", "", identity)
+        if source != identity and source in ids:
+            raise UserError(f"{paths.train}: id {_short(identity)} is also that of a synthetic sentence made from "
+                            f"{_short(source)}. Give one of the two another id.")
 
 
 def read_sentences(path: Path, *, targets: Collection[str] | None = None, missing: str = "",

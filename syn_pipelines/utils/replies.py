@@ -1,4 +1,4 @@
-"""Read a model's reply: find the JSON in it, mend what models get wrong, return the items as the model wrote them.
+r"""Read a model's reply: find the JSON in it, mend what models get wrong, return the items as the model wrote them.
 
 Strict JSON is taken as it is. Anything else is searched for objects and arrays by a tolerant reader (`_loose_json`),
 and what they hold becomes items whatever the shape (`_reply_items`). Which of several values is the answer:
@@ -89,6 +89,10 @@ def _read_tolerantly(text: str, mode: Mode, cut: bool, notes: list[str], double_
     text, mended = _unescape_once(text)
     values, open_think = read_values(text, cut=cut)
     found, used = _answer(text, values, mode, double_escapes)
+    if found is None or any(value.how in ("loose_json", "unterminated") for value in used):
+        answer = _after_hidden_thoughts(text)
+        if answer and (parsed := _read_tolerantly(answer, mode, cut, [*notes, "think"], double_escapes)).items:
+            return parsed
     if found is None:
         return _rejected(values, open_think, mode)
     around = _outside(text, values)
@@ -104,6 +108,15 @@ def _read_tolerantly(text: str, mode: Mode, cut: bool, notes: list[str], double_
         "single_object" if isinstance(used[0].value, Obj) else "",
     ]
     return _result(found, notes)
+
+
+def _after_hidden_thoughts(text: str) -> str:
+    """What follows thoughts without an opening tag (it was in the prompt) whose brackets or quotes hid the closing tag.
+
+    "" when there are none; a reply that opens with JSON did not think.
+    """
+    tags = list(_THINK.finditer(text))
+    return text[tags[-1].end():] if tags and tags[-1].group().startswith("</") and text[0] not in "[{" else ""
 
 
 def _result(found: Found, notes: list[str]) -> ParsedReply:
@@ -182,7 +195,8 @@ def _outside(text: str, values: list[TopValue]) -> str:
 
 
 def _rejected(values: list[TopValue], open_think: bool, mode: Mode) -> ParsedReply:
-    dropped = sum(_collect([value], mode, False).dropped for value in values)
+    # A stray bracket that is one character long was read anew behind it: its members are counted there.
+    dropped = sum(_collect([value], mode, False).dropped for value in values if value.end - value.start > 1)
     if open_think:
         reason = "unclosed_think"
     elif any(value.how == "unterminated" for value in values):

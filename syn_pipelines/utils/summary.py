@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,8 +62,16 @@ class Summary:
         head = f"{self.step}: " + ("nothing to do, all is up to date" if self.up_to_date else f"done in {self.seconds:.1f} s")
         lines = [head, *(f"  {account}" for account in self.accounts), *(f"  {note}" for note in self.notes)]
         if self.outputs and not self.up_to_date:
-            lines.append("  wrote " + ", ".join(f"{path} ({rows:,})" for path, rows in self.outputs.items()))
+            lines.append("  wrote " + self._outputs_shown())
         return "\n".join(lines)
+
+    def _outputs_shown(self) -> str:
+        files = [Path(path) for path in self.outputs]
+        if len(files) <= 3:
+            return ", ".join(f"{path} ({rows:,})" for path, rows in self.outputs.items())
+        folder = Path(os.path.commonpath(files))
+        largest = max(files, key=lambda path: self.outputs[str(path)])
+        return f"{len(files)} files in {folder}, such as {largest.relative_to(folder)} ({self.outputs[str(largest)]:,})"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values only."""
@@ -84,21 +93,33 @@ def with_reasons(counts: Mapping[str, int]) -> dict[str, int]:
 
 @contextmanager
 def step_log(opts: Any, paths: RunPaths) -> Iterator[Summary]:
-    """Name the step, time it, log its summary, and keep a line about it in run.log.jsonl."""
+    """Name the step, time it, log its summary, and keep a line about it in run.log.jsonl.
+
+    Raises:
+        UserError: for what the system refuses (a full disk, a folder that may not be written), so that a notebook gets
+            the same clear line as the command line.
+    """
     summary = Summary(script_name(type(opts)))
     settings = {f.name: getattr(opts, f.name) for f in dataclasses.fields(opts)}
     shown = [f"{f.name}={settings[f.name]}" for f in dataclasses.fields(opts) if settings[f.name] != f.default]
-    log.info("%s: %s", summary.step, " ".join([*shown, "(the rest as --help says)"]))
+    log.info("%s: %s", summary.step, " ".join(shown) or "all options at their defaults")
     started = time.time()
     try:
         yield summary
     except BaseException as err:
         _append(paths.log, {"time": started, "step": summary.step, "options": settings, "ended": type(err).__name__,
                             "error": str(err)[:500], "seconds": round(time.time() - started, 3)})
+        if isinstance(err, OSError) and err.errno:
+            raise _mendable(err) from err
         raise
     summary.seconds = time.time() - started
     log.info("%s", summary)
     _append(paths.log, {"time": started, "step": summary.step, "options": settings, "ended": "done", **summary.as_dict()})
+
+
+def _mendable(err: OSError) -> UserError:
+    return UserError(f"{err.filename or 'file'}: {err.strerror or err}. Nothing already finished is lost; mend this and "
+                     "run the same command again.")
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
@@ -129,8 +150,7 @@ def run_script(main: Callable[[], Any]) -> None:
         print(f"error: {err}", file=sys.stderr)
         sys.exit(2)
     except OSError as err:
-        print(f"error: {err.filename or 'file'}: {err.strerror or err}. Nothing already finished is lost; "
-              "mend this and run the same command again.", file=sys.stderr)
+        print(f"error: {_mendable(err)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; the same command goes on from there.", file=sys.stderr)
