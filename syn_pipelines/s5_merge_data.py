@@ -144,7 +144,7 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Languag
         count, digest = write_jsonl(outputs[size], merge.rows(*inputs[size]))
         publisher.publish(outputs[size], digest, merge.counts(), inputs=[*maps, *inputs[size]], dense=language.dense)
         summary.outputs[str(outputs[size])] = count
-    content = label_file(labels.targets, merge.fusion.spans)
+    content = label_file(labels.targets, merge.fusion.spans)  # of the last size, 1000
     digest = write_json(paths.label_file(kind), content)
     publisher.publish(paths.label_file(kind), digest, {"labels": len(content)}, inputs=[*maps, *inputs[1000]])
     _write_unmapped(opts, paths, "synthetic" if synthetic else "gold", merge.fusion, summary)

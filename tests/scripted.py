@@ -18,6 +18,23 @@ TOY = [
     ("The weather was fine again .", []),
 ]
 
+# Replies to them by request id: annotations; first and second explanations; annotations with some of no use.
+NONE_FOUND = "[]"
+FINE = {"1": '[{"entity": "Alice", "type": "PERSON"}]', "2": NONE_FOUND, "3": '[{"entity": "Acme", "type": "Firma "}]',
+        "4": NONE_FOUND, "5": NONE_FOUND}
+WRITTEN = {
+    "1#1": "Alice is a teacher from Lyon. Paris was her first stop of the year.",
+    "3#1": "Acme sells tools to farmers. Bob keeps their books in order.",
+    "4#1": "Paris is where Alice studied once. She still has many friends in that city.",
+}
+MORE = {
+    "1#2": "Her friends call Alice a traveller. They met her near the old station.",
+    "3#2": "London is a long ride from home for Bob.",
+    "4#2": "Alice took the night train to get there.",
+}
+BAD = {**FINE, "2": "I cannot do that.", "3": Reply("3", "", "error", error="timeout: 30 s"),
+       "4": Reply("4", "", "too_long", error="900 of 512 tokens")}
+
 
 class ScriptedBackend:
     """Answers by request id; a list holds the answers of the first, second, ... time of asking.
@@ -74,3 +91,23 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def call(step, folder, **flags):
+    return step.main(cmd_args=False, file_dir=str(folder.parent), file_name=folder.name, save_type_name="run", **flags)
+
+
+def rows_of(folder, name="entity_train_1000"):
+    return read_rows(folder / "run" / f"{name}.jsonl")
+
+
+def manifest_of(folder, name="entity_train_1000"):
+    return json.loads((folder / "run" / f"{name}.manifest.json").read_text(encoding="utf-8"))
+
+
+def journal_of(folder, name="entity_train_1000"):
+    return folder / "run" / ".journal" / f"{name}.jsonl"
+
+
+def asked_lines(folder, name="entity_train_1000"):
+    return [row["id"] for row in read_rows(journal_of(folder, name))[1:]]

@@ -178,6 +178,15 @@ def test_parts_of_a_file_that_has_gone_are_taken_away(tmp_path):
     assert part(run, 250, "pos_train_{n}_synthetic").exists()
 
 
+def test_annotations_of_synthetic_sentences_are_left_out_without_these(tmp_path):
+    run = write_run(tmp_path)
+    split(tmp_path)
+    (run / "train_1000_synthetic.jsonl").unlink()
+    warnings = split(tmp_path).warnings
+    assert any("entity_train_1000_synthetic.jsonl" in text and "left out" in text for text in warnings)
+    assert not list(run.glob("*/*_synthetic*"))
+
+
 def test_a_file_put_there_by_hand_is_never_taken_away(tmp_path):
     run = write_run(tmp_path, modes=("entity",))
     mine = write_rows(part(run, 250, "pos_train_{n}"), [{"id": "1"}])
