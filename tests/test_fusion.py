@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from syn_pipelines.utils.fusion import FusionStats, as_entity, extension_spans, label_file
 from syn_pipelines.utils.labels import AliasMap
+from syn_pipelines.utils.spans import Grounder
 
 ENTITY = AliasMap.of({"PERSON": ["人名"], "LOCATION": ["地名"], "GEOPOLITICAL": ["国家"]}, fallback="OTHER")
 POS = AliasMap.of({"NOUN": ["n", "名词"], "VERB": ["v"]}, fallback="WORD")
@@ -95,3 +96,8 @@ def test_a_model_that_repeats_one_entity_for_ever_adds_it_once(dense):
     found, stats = spans_of(["好"] * 300, entities(*[("好", "人名")] * 500), dense=dense)
     assert found == [(i, i + 1, "PERSON") for i in range(300)]
     assert stats.placed["entity"] == 500
+
+
+@pytest.mark.parametrize(("tokens", "how"), [(["\\u5f20", "\\u4e09"], "exact"), (["张", "三"], "folded")])
+def test_a_surface_escaped_twice_is_found_as_written_or_else_as_meant(tokens, how):
+    assert Grounder(tokens, dense=True).find("\\u5f20\\u4e09") == ([(0, 2)], how)

@@ -205,8 +205,8 @@ def test_span_width_holds_every_target_entity_and_leaves_wide_extension_spans_ou
 
 @pytest.mark.parametrize(
     "sentences, options, steps",
-    [(50, {}, 300), (1000, {}, 1512), (4000, {}, 3000), (1000, {"epochs": 2}, 126), (1000, {"max_steps": 7}, 7),
-     (1000, {"epochs": 1, "max_steps": 100}, 63)],
+    [(50, {}, 800), (1000, {}, 2500), (4000, {}, 4000), (1000, {"epochs": 2}, 250), (1000, {"max_steps": 7}, 7),
+     (1000, {"epochs": 1, "max_steps": 200}, 125)],
 )
 def test_number_of_steps(sentences, options, steps):
     assert total_steps(sentences, TrainConfig(**options)) == steps
@@ -239,7 +239,7 @@ def test_windows_cover_every_token_once_and_fit(counts, budget):
 @pytest.mark.parametrize("build", [build_tiny_bert, build_tiny_roberta])
 def test_pretrained_encoder_learns_saves_and_loads(tmp_path, build):
     base = build(tmp_path / "base")
-    config = TrainConfig(max_steps=80, batch_size=8, lr=1e-2, encoder_lr=3e-3, progress=False)
+    config = TrainConfig(max_steps=80, batch_size=8, head_lr=1e-2, encoder_lr=3e-3, progress=False)
     model, result = train_model(english_set(), LABELS, config, dev=english_set(8), encoder=str(base))
     assert result.dev.micro.f1 == 100.0
     loaded = NerModel.load(model.save(tmp_path / "model"))

@@ -25,17 +25,17 @@ SCRATCH = "scratch"
 # Spans wider than this are not looked for, unless a target entity of the training data is longer.
 MIN_WIDTH = 12
 # Default length of a training: this many passes, but within these steps.
-DEFAULT_EPOCHS, FEWEST_STEPS, MOST_STEPS = 24, 300, 3000
+DEFAULT_EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 800, 4000
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of a training; the defaults are those of an encoder trained from nothing.
+    """Options of a training.
 
     epochs, max_steps: 0 means not given. Steps are ``max_steps``, or ``epochs`` passes, or the fewer of both; with
-        neither, 24 passes but at least 300 and at most 3,000 steps, so that tiny and large sets both end in minutes.
-    lr: highest learning rate of everything but a pretrained encoder (``encoder_lr``); warm-up over the first
-        ``warmup`` share of the steps, then linear to zero.
+        neither, 20 passes but at least 800 and at most 4,000 steps, so that tiny and large sets both end in minutes.
+    lr, head_lr, encoder_lr: highest learning rates: of a model trained from nothing; of the head over a pretrained
+        encoder; of that encoder. They rise over the first ``warmup`` share of the steps, then fall to zero.
     ext_weight: loss weight of an extension label that is as frequent as a target label; more frequent ones get less.
     average: decay of the running mean of the weights that is evaluated and kept; 0 keeps the weights themselves.
     evaluations: how often the dev data are scored, evenly spread, the last time at the end.
@@ -43,14 +43,15 @@ class TrainConfig:
 
     epochs: int = 0
     max_steps: int = 0
-    batch_size: int = 16
-    lr: float = 3e-3
+    batch_size: int = 8
+    lr: float = 4e-3
+    head_lr: float = 1e-3
     encoder_lr: float = 2e-5
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
     average: float = 0.995
-    ext_weight: float = 0.3
+    ext_weight: float = 0.1
     evaluations: int = 10
     seed: int = 42
     device: str = "cpu"
@@ -149,11 +150,12 @@ def rate_at(step: int, steps: int, warmup: float) -> float:
 
 
 def make_optimizer(model: NerModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; a pretrained encoder has its own rate, biases and norms have no decay."""
+    """AdamW; a pretrained encoder and the head over it have their own rates, biases and norms have no decay."""
     pretrained = isinstance(model.encoder, PretrainedEncoder)
+    head_lr = config.head_lr if pretrained else config.lr
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, weight in model.named_parameters():
-        lr = config.encoder_lr if pretrained and name.startswith("encoder.") else config.lr
+        lr = config.encoder_lr if pretrained and name.startswith("encoder.") else head_lr
         decay = config.weight_decay if weight.ndim > 1 else 0.0
         groups.setdefault((lr, decay), []).append(weight)
     return torch.optim.AdamW([{"params": g, "lr": lr, "weight_decay": d} for (lr, d), g in groups.items()])

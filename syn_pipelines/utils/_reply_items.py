@@ -45,7 +45,6 @@ _EXTRA = frozenset(_NOT_ASKED_FOR)
 _MAX_DEPTH = 16  # wrappers in wrappers; real replies have up to four
 
 _KEY_NOISE = re.compile(r"[\s_\-\\\"'`*]+")
-_ESCAPED_TWICE = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
 
 
 def _folded(key: str) -> str:
@@ -104,7 +103,6 @@ class Found:
     items: list[tuple[str, str]] = field(default_factory=list)
     dropped: int = 0
     notes: list[str] = field(default_factory=list)
-    undo_double_escapes: bool = False
 
     def note(self, what: str) -> None:
         if what not in self.notes:
@@ -118,19 +116,12 @@ class Found:
         """Keep one item, unless it holds half a surrogate pair, which no UTF-8 file can store."""
         if isinstance(surface, Num):
             self.note("number_surface")
-        surface, type_ = self._plain(surface), self._plain(type_)
+        surface, type_ = str(surface), str(type_)
         if any("\ud800" <= char <= "\udfff" for char in surface + type_):
             self.dropped += 1
             self.note("lone_surrogate")
             return
         self.items.append((surface, type_))
-
-    def _plain(self, text: str) -> str:
-        if self.undo_double_escapes and _ESCAPED_TWICE.fullmatch(text):
-            units = b"".join(int(code, 16).to_bytes(2, "little") for code in text.split("\\u")[1:])
-            self.note("double_escape")
-            return units.decode("utf-16-le", "surrogatepass")
-        return str(text)
 
     def array(self, members: list, under: str | None = None, depth: int = 0) -> None:
         """Read a list; ``under`` is the type that its bare surfaces belong to (the key the list stood under)."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from syn_pipelines.utils.spans import EXACT, FOLDED, Grounder, TokenSpan
+from syn_pipelines.utils.spans import EXACT, FOLDED, Grounder, TokenSpan, unescaped
 
 Items = Sequence[Mapping[str, str]]
 Canonical = Callable[[object], tuple[str, bool]]  # raw type -> (label, whether the raw type is known)
@@ -42,7 +42,7 @@ class FusionStats:
 
     def label(self, mode: str, raw: str, canonical: Canonical) -> str:
         """Canonical label of a raw type; unknown ones are counted."""
-        label, known = canonical(raw)
+        label, known = canonical(unescaped(raw))
         if not known:
             self.unmapped.setdefault(mode, Counter())[raw] += 1
         return label

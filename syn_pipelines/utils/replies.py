@@ -64,16 +64,15 @@ def parse_reply(reply: str, mode: Mode, *, cut: bool = False) -> ParsedReply:
     if not text:
         return ParsedReply([], "rejected", "empty_reply", 0)
     notes = ["bom"] if "\ufeff" in reply[:len(reply) - len(text)] else []
-    double_escapes = reply.isascii() and "\\\\u" in reply
     try:
         value = decode_strict(text)
     except ValueError:
-        return _read_tolerantly(text, mode, cut, notes, double_escapes)
+        return _read_tolerantly(text, mode, cut, notes)
     if isinstance(value, str) and not isinstance(value, Num):
         return _inner_reply(value, mode, cut)
     if not isinstance(value, (list, Obj)):
         return ParsedReply([], "rejected", "no_json", 0)
-    found = _collect([TopValue(value, 0, len(text), "")], mode, double_escapes)
+    found = _collect([TopValue(value, 0, len(text), "")], mode)
     return _result(found, [*notes, *found.notes, "single_object" if isinstance(value, Obj) else ""])
 
 
@@ -85,13 +84,13 @@ def _inner_reply(reply: str, mode: Mode, cut: bool) -> ParsedReply:
     return inner
 
 
-def _read_tolerantly(text: str, mode: Mode, cut: bool, notes: list[str], double_escapes: bool) -> ParsedReply:
+def _read_tolerantly(text: str, mode: Mode, cut: bool, notes: list[str]) -> ParsedReply:
     text, mended = _unescape_once(text)
     values, open_think = read_values(text, cut=cut)
-    found, used = _answer(text, values, mode, double_escapes)
+    found, used = _answer(text, values, mode)
     if found is None or any(value.how in ("loose_json", "unterminated") for value in used):
         answer = _after_hidden_thoughts(text)
-        if answer and (parsed := _read_tolerantly(answer, mode, cut, [*notes, "think"], double_escapes)).items:
+        if answer and (parsed := _read_tolerantly(answer, mode, cut, [*notes, "think"])).items:
             return parsed
     if found is None:
         return _rejected(values, open_think, mode)
@@ -135,14 +134,14 @@ def _unescape_once(text: str) -> tuple[str, list[str]]:
     return (unescape(text), ["escaped"]) if quote > 0 and text[quote - 1] == "\\" else (text, [])
 
 
-def _collect(values: list[TopValue], mode: Mode, double_escapes: bool) -> Found:
+def _collect(values: list[TopValue], mode: Mode) -> Found:
     """The items of values that belong together."""
-    found = Found(mode, undo_double_escapes=double_escapes)
+    found = Found(mode)
     if len(values) > 1 and all(is_pair(value.value) for value in values):
         found.array([value.value for value in values])
         return found
     for value in values:
-        one = Found(mode, undo_double_escapes=double_escapes)
+        one = Found(mode)
         if isinstance(value.value, Obj):
             one.object(value.value, in_list=len(values) > 1)
         else:
@@ -155,14 +154,14 @@ def _collect(values: list[TopValue], mode: Mode, double_escapes: bool) -> Found:
     return found
 
 
-def _answer(text: str, values: list[TopValue], mode: Mode, double_escapes: bool) -> tuple[Found | None, list[TopValue]]:
+def _answer(text: str, values: list[TopValue], mode: Mode) -> tuple[Found | None, list[TopValue]]:
     """The group of values that is the answer (see the module's rules) with its items; None when there is none."""
     groups = _groups(text, values)
-    read = [(_collect(group, mode, double_escapes), group) for group in groups]
+    read = [(_collect(group, mode), group) for group in groups]
     full = [(found, group) for found, group in read if found.items]
     if len(full) > 1 and all(isinstance(value.value, Obj) for _, group in full for value in group):
         joined = [value for _, group in full for value in group]
-        return _collect(joined, mode, double_escapes), joined
+        return _collect(joined, mode), joined
     if full:
         return full[-1]
     empty = [(found, group) for found, group in read if not found.dropped and all(_says_nothing(v) for v in group)]
@@ -196,7 +195,7 @@ def _outside(text: str, values: list[TopValue]) -> str:
 
 def _rejected(values: list[TopValue], open_think: bool, mode: Mode) -> ParsedReply:
     # A stray bracket that is one character long was read anew behind it: its members are counted there.
-    dropped = sum(_collect([value], mode, False).dropped for value in values if value.end - value.start > 1)
+    dropped = sum(_collect([value], mode).dropped for value in values if value.end - value.start > 1)
     if open_think:
         reason = "unclosed_think"
     elif any(value.how == "unterminated" for value in values):

@@ -8,6 +8,7 @@ shift however many characters a token folds to.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ TokenSpan = tuple[int, int]
 
 _QUOTES = {**dict.fromkeys("“”„‟«»「」『』〝〞〟＂❝❞", '"'), **dict.fromkeys("‘’‚‛‹›`´＇′❛❜", "'")}
 _QUOTE_TABLE = str.maketrans(_QUOTES)
+
+_ESCAPED = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
 
 EXACT, FOLDED = "exact", "folded"
 EMPTY, NOT_IN_TEXT, NOT_ON_BOUNDARY, OUT_OF_ORDER = "empty", "not_in_text", "not_on_token_boundary", "out_of_order"
@@ -33,6 +36,14 @@ def fold(text: str) -> str:
         text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.translate(_QUOTE_TABLE)).casefold())
         text = "".join(text.split())
     return text
+
+
+def unescaped(text: str) -> str:
+    """Text that a model escaped twice ("\\\\u5f20" in its JSON), as it was meant; any other text unchanged."""
+    if not _ESCAPED.fullmatch(text):
+        return text
+    units = b"".join(int(code, 16).to_bytes(2, "little") for code in text.split("\\u")[1:])
+    return units.decode("utf-16-le", "replace")
 
 
 class _View:
@@ -126,7 +137,8 @@ class Grounder:
         stripped = surface.strip()
         if not stripped:
             return [], EMPTY
-        for view, text in ((self._exact, stripped), (self._folded_view(), fold(stripped))):
+        plain = unescaped(stripped)
+        for view, text in ((self._exact, plain), (self._folded_view(), fold(plain))):
             spans, seen = view.find(text) if text else ([], False)
             if spans:
                 return spans, FOLDED
