@@ -22,7 +22,7 @@ from syn_pipelines.train_ner import STEP as TRAIN_STEP
 from syn_pipelines.train_ner import is_size
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.labels import read_target_labels
-from syn_pipelines.utils.options import DataOptions, at_least, load_options, option
+from syn_pipelines.utils.options import TextOptions, at_least, load_options, option
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.records import Record, read_sentences, read_train
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
@@ -36,7 +36,7 @@ STEP = "eval_ner"
 
 
 @dataclass(frozen=True)
-class Options(DataOptions):
+class Options(TextOptions):
     """Options of the evaluation."""
 
     model_from_pretrained: str = option("", "model folder; by default the one of --train and --size")

@@ -22,7 +22,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import Problems, read_objects, replacing, to_line
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
-from syn_pipelines.utils.options import DataOptions, command_of, load_options
+from syn_pipelines.utils.options import TextOptions, command_of, load_options
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.records import Record, read_sentences, read_train
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
@@ -31,7 +31,7 @@ STEP = "s4_split_data"
 
 
 @dataclass(frozen=True)
-class Options(DataOptions):
+class Options(TextOptions):
     """Options of step 4."""
 
 
@@ -91,10 +91,7 @@ def run(opts: Options) -> Summary:
         if not any(s.path in {paths.annotation(mode, False) for mode in MODES} for s in present):
             raise UserError(f"{paths.run}: there is no annotation to split, neither entity_train_1000.jsonl nor "
                             f"pos_train_1000.jsonl. {paths.missing('s1_predict_data', mode='entity')}")
-        for source in sources:
-            if source not in present:
-                why = f"without {paths.synthetic.name}" if source.path.is_file() else "not there"
-                summary.warn(f"{source.path}: {why}, left out. Make it with: {source.made_by}")
+        _say_what_is_missing(paths, summary, sources, present)
         ids = [row["id"] for row in read_train(paths)]
         subsets = nested_subsets(ids, SIZES.values(), seed=opts.seed)
         belongs = {"id": {identity: identity for identity in ids},
@@ -102,7 +99,7 @@ def run(opts: Options) -> Summary:
         for source in present:  # all of them before the first file is written
             _check(source, belongs[source.owner])
         publisher = Publisher(paths, STEP, {"seed": opts.seed}, [paths.train, *(s.path for s in sources)],
-                              command_of(opts, config=None))
+                              command_of(opts, config=None, dense_lang=None, lang=None))
         gold = ((row["id"], row) for row in read_train(paths, again=True))
         _write_parts(paths, publisher, "train_{n}", gold, subsets, summary, inputs=[paths.train])
         for source in present:
@@ -113,6 +110,17 @@ def run(opts: Options) -> Summary:
                                 len(subsets[0.5]) - len(subsets[0.25]), "in 1000 only": len(ids) - len(subsets[0.5])}))
         summary.warnings += warn_of_stale(paths)
     return summary
+
+
+def _say_what_is_missing(paths: RunPaths, summary: Summary, sources: Sequence[Source], present: Sequence[Source]) -> None:
+    for source in sources:
+        made = read_manifest(source.path)
+        if source not in present:
+            why = f"without {paths.synthetic.name}" if source.path.is_file() else "not there"
+            summary.warn(f"{source.path}: {why}, left out. Make it with: {source.made_by}")
+        elif made.get("complete") is False:
+            summary.warn(f"{source.path}: not complete, cut as it is. Complete it with: "
+                         f"{made.get('command') or source.made_by}")
 
 
 def _synthetic_owners(paths: RunPaths, ids: Collection[str]) -> dict[str, str]:

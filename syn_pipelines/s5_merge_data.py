@@ -27,7 +27,7 @@ from syn_pipelines.utils.jsonl import Problems, file_hash, read_objects, write_j
 from syn_pipelines.utils.labels import AliasMap, check_maps, clashes, read_target_labels
 from syn_pipelines.utils.language import Language, language_of
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
-from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, command_of, load_options, option
+from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, blankless, command_of, load_options, option
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.records import Record, read_sentences, read_train
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
@@ -41,7 +41,8 @@ class Options(TextOptions):
     """Options of steps 5 and 8."""
 
     is_syn: str = option("both", "0: the original sentences, 1: the synthetic ones", choices=("both", "0", "1"))
-    label_prefix: str = option("", "put before every extension label, so that none equals a target label")
+    label_prefix: str = option("", "put before every extension label, so that none equals a target label",
+                               check=blankless)
     entity_label: str = option(str(KNOWLEDGE / "entity_label.json"), "label map of entity types")
     pos_label: str = option(str(KNOWLEDGE / "pos_label.json"), "label map of POS tags")
 
@@ -179,8 +180,10 @@ def _say_what_is_missing(paths: RunPaths, summary: Summary, inputs: Mapping[int,
             summary.warn(f"{path}: not there, merged without {mode} labels. Make it with: {paths.command(step, mode=mode)}, "
                          f"then {paths.command('s4_split_data')}")
         elif read_manifest(path).get("complete") is False:
+            # the command of the manifest names the model too
+            ask_rest = read_manifest(paths.annotation(mode, synthetic)).get("command") or paths.command(step, mode=mode)
             summary.warn(f"{path}: not complete; sentences without an annotation keep their gold labels only. Ask the "
-                         f"rest with: {paths.command(step, mode=mode)}, then {paths.command('s4_split_data')}")
+                         f"rest with: {ask_rest}, then {paths.command('s4_split_data')}")
     if not any(p.is_file() for p in inputs[1000][1:3]) and not synthetic:
         raise UserError(f"{inputs[1000][1]}: there is no annotation to merge. {paths.missing('s4_split_data')}")
 
@@ -269,7 +272,7 @@ class Joined:
     def of(self, sentence: Record, *, required: bool = False) -> Record | None:
         """The row of this sentence; that a ``required`` one is not there is noted."""
         if self._next is None or str(self._next[1].get("id")) != sentence["id"]:
-            if required:
+            if required and not self._problems.found:  # a broken line is passed over, what follows is as it should be
                 self.refuse(f"the row of sentence {sentence['id']!r} should follow here.")
             return None
         (self._line, row), self._next = self._next, next(self._rows, None)
@@ -308,7 +311,7 @@ def _write_unmapped(opts: Options, paths: RunPaths, half: str, stats: FusionStat
     write_json(path, {name: halves[name] for name in ("gold", "synthetic")})
     if rows:
         total = sum(row["count"] for row in rows)
-        summary.warn(f"{total} items of {len(rows)} unmapped types became {opts.label_prefix}OTHER or "
+        summary.warn(f"{total:,} items of {len(rows):,} unmapped types became {opts.label_prefix}OTHER or "
                      f"{opts.label_prefix}WORD ({half}); {path} lists them.")
 
 

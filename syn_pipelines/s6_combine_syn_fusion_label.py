@@ -18,7 +18,7 @@ from syn_pipelines.utils.fusion import label_file
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import read_json, write_json
 from syn_pipelines.utils.manifest import Publisher, is_current, warn_of_stale
-from syn_pipelines.utils.options import DataOptions, command_of, load_options
+from syn_pipelines.utils.options import TextOptions, command_of, load_options
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.summary import Summary, run_script, step_log
 
@@ -26,7 +26,7 @@ STEP, FINAL = "s6_combine_syn_fusion_label", "s8_process_label_and_combine"
 
 
 @dataclass(frozen=True)
-class Options(DataOptions):
+class Options(TextOptions):
     """Options of step 6."""
 
 
@@ -54,7 +54,7 @@ def run(opts: Options) -> Summary:
             summary.warn(f"{parts[1]}: not there, so the labels are those of the original sentences. Make it with: "
                          f"{paths.command('s5_merge_data', is_syn=1)}")
         content = label_file(targets, counts)
-        publisher = Publisher(paths, STEP, {}, parts.values(), command_of(opts, config=None, seed=None))
+        publisher = Publisher(paths, STEP, {}, parts.values(), command_of(opts, config=None, seed=None, dense_lang=None, lang=None))
         digest = write_json(paths.label_file("syn_fusion"), content)
         publisher.publish(paths.label_file("syn_fusion"), digest, {"labels": len(content)})
         summary.outputs[str(paths.label_file("syn_fusion"))] = len(content)

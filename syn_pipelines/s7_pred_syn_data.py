@@ -25,7 +25,7 @@ from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import write_jsonl
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
-from syn_pipelines.utils.options import DataOptions, at_least, command_of, load_options, option
+from syn_pipelines.utils.options import TextOptions, at_least, command_of, load_options, option
 from syn_pipelines.utils.paths import SIZES, RunPaths
 from syn_pipelines.utils.records import Record, read_sentences
 from syn_pipelines.utils.summary import Account, Summary, count_lines, progress, run_script, step_log
@@ -37,7 +37,7 @@ STEP = "s7_pred_syn_data"
 
 
 @dataclass(frozen=True)
-class Options(DataOptions):
+class Options(TextOptions):
     """Options of step 7."""
 
     from_pretrained: str = option("", "base encoder: gives tokenizer and config where the model folder lacks them")
@@ -82,11 +82,12 @@ def run(opts: Options) -> Summary:
         warn_of_stale(paths, [*(sources[size] for size in present), *map(weights_path, models.values())])
         note = _note(opts, summary)
         publisher = Publisher(paths, STEP, settings_of(opts), [*sources.values(), *map(weights_path, models.values())],
-                              command_of(opts, config=None, seed=None, n_gpu=None, batch_size=None))
+                              command_of(opts, **dict.fromkeys(("config", "seed", "n_gpu", "batch_size", "dense_lang", "lang"))))
+        device = _device(opts)
         predictor, loaded = None, None
         for size in present:
             if models[size] != loaded:
-                predictor, loaded = _load(opts, paths, models[size]), models[size]
+                predictor, loaded = _load(opts, paths, models[size], device), models[size]
             _label_size(opts, paths, predictor, size, weights_path(loaded), publisher, summary, note)
         publisher.remove_others(paths.sized(size, "train_{n}_synthetic_target") for size in SIZES)
         summary.warnings += warn_of_stale(paths)
@@ -113,11 +114,17 @@ def _note(opts: Options, summary: Summary) -> dict[str, str]:
     return {"warning": text}
 
 
-def _load(opts: Options, paths: RunPaths, folder: Path) -> NerPredictor:
-    from syn_pipelines.ner.prediction import NerPredictor, choose_device
+def _device(opts: Options) -> str:
+    from syn_pipelines.ner.prediction import choose_device
+
+    return choose_device(opts.n_gpu)
+
+
+def _load(opts: Options, paths: RunPaths, folder: Path, device: str) -> NerPredictor:
+    from syn_pipelines.ner.prediction import NerPredictor
 
     base = opts.from_pretrained if opts.from_pretrained != "scratch" else None
-    predictor = NerPredictor.from_pretrained(folder, base=base or None, device=choose_device(opts.n_gpu))
+    predictor = NerPredictor.from_pretrained(folder, base=base or None, device=device)
     unknown = [label for label in predictor.model.labels.targets if label not in read_target_labels(paths.labels)]
     if unknown:
         raise UserError(f"{folder}: the model predicts {', '.join(unknown)}, which {paths.labels} lacks. "

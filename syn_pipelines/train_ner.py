@@ -1,7 +1,8 @@
 """Train the NER model of step 7: a span model on gold labels alone, or with extension labels beside them.
 
 Extension labels are learned with a lower weight and never predicted. dev.jsonl, where there is one, chooses the weights
-that are kept; without it the last ones stay. The same data, options, machine and number of threads give the same model.
+that are kept; without it the last ones stay. On one machine the same data and options give the same model (with
+a pretrained encoder: and the same number of threads).
 
 reads   <save_type_name>/n/train_n_fusion.jsonl and label_fusion.json (--train=fusion), n/train_n.jsonl and labels.txt
         (gold; at size 1000 train_1000.jsonl of the data set will do), n/train_n_syn_fusion.jsonl and
@@ -21,7 +22,7 @@ from syn_pipelines.ner.data import LabelSet, Sentence
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import file_hash, open_input
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
-from syn_pipelines.utils.options import DataOptions, command_of, load_options, option
+from syn_pipelines.utils.options import TextOptions, command_of, load_options, option
 from syn_pipelines.utils.paths import SIZES, RunPaths
 from syn_pipelines.utils.records import read_sentences
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
@@ -44,7 +45,7 @@ def given_or_auto(value: int) -> str:
 
 
 @dataclass(frozen=True)
-class Options(DataOptions):
+class Options(TextOptions):
     """Options of the NER training."""
 
     size: int = option(1000, "size of the training set: 250, 500 or 1000", check=is_size)
@@ -110,7 +111,8 @@ def run(opts: Options) -> Summary:
             summary.up_to_date = True
             summary.outputs[str(folder)] = 1
             return summary
-        publisher = Publisher(paths, STEP, settings_of(opts), inputs.paths, command_of(opts, config=None, n_gpu=None))
+        publisher = Publisher(paths, STEP, settings_of(opts), inputs.paths,
+                              command_of(opts, config=None, n_gpu=None, dense_lang=None, lang=None))
         sentences, dev, labels = read_inputs(inputs)
         warn_of_stale(paths, inputs.paths)
         summary.accounts.append(_account(sentences, labels))

@@ -112,6 +112,8 @@ def test_a_folder_in_place_of_a_file_is_a_user_error(tmp_path):
     (b'"text"', "holds a str, not an object"),
     (b'{"a": "\xe4"}', "not UTF-8 (byte 0xe4 at position 8); save the file as UTF-8"),
     (b"[" * 100_000, "nested too deeply"),
+    (b'{"a": [NaN]}', "NaN is no JSON number at column 8"),
+    (b'{"a": -Infinity}', "-Infinity is no JSON number"),
     (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
     (rb'{"a": "x\ud83d"}', r"half of a surrogate pair, \ud83d at column 9"),
     (rb'{"a\UDC00": 1}', "not valid JSON"),

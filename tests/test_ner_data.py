@@ -19,6 +19,7 @@ from syn_pipelines.ner.data import (
     has_nested,
     is_dense,
     unknown_labels,
+    within_cells,
     word_shape,
 )
 from syn_pipelines.utils.errors import UserError
@@ -174,3 +175,10 @@ def test_chunks_join_to_the_input(items, size):
     chunks = list(chunked(iter(items), size))
     assert [item for chunk in chunks for item in chunk] == items
     assert all(len(chunk) == size for chunk in chunks[:-1])
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 5), st.integers(1, 200))
+def test_parts_of_a_batch_keep_the_order_and_the_limit(lengths, width, limit):
+    parts = within_cells(range(len(lengths)), lengths, width, limit)
+    assert [k for part in parts for k in part] == list(range(len(lengths)))
+    assert all(len(part) == 1 or len(part) * max(lengths[k] for k in part) * width <= limit for part in parts)

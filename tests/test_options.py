@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import shlex
 import subprocess
 import sys
@@ -97,6 +98,14 @@ def test_a_script_ends_with_exit_2_and_one_line_on_a_bad_flag(arguments):
     done = call("s1_predict_data.py", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_takes_the_common_flags(script):
+    options = importlib.import_module(f"syn_pipelines.{script.removesuffix('.py')}").Options
+    flags = {"file_dir": "d", "file_name": "n", "save_type_name": "s", "seed": "7", "dense_lang": "1", "lang": "ja"}
+    opts = load_options(options, [f"--{name}={value}" for name, value in flags.items()])
+    assert {name: str(getattr(opts, name)) for name in flags} == flags
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

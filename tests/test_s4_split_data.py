@@ -135,7 +135,8 @@ def test_partial_annotations_are_split_as_they_are_and_stay_marked(tmp_path):
     path = run / "entity_train_1000.jsonl"
     write_rows(path, read_rows(path)[:5])
     mark_incomplete(path)
-    split(tmp_path)
+    warnings = split(tmp_path).warnings
+    assert any(f"{path}: not complete" in text and "s1_predict_data.py" in text for text in warnings)
     assert len(read_rows(part(run, 1000, "entity_train_{n}"))) == 5
     assert manifest(part(run, 250, "entity_train_{n}"))["complete"] is False
     assert manifest(part(run, 250, "train_{n}"))["complete"] is True

@@ -324,6 +324,14 @@ def test_incomplete_annotations_are_said_to_be(tmp_path):
     assert any("not complete" in text and "s1_predict_data.py" in text and "--mode=entity" in text for text in warnings)
 
 
+@pytest.mark.parametrize("prefix", [" ", "X\n", "a b", "\u2028", "\x00"])
+def test_a_prefix_that_would_break_a_label_is_refused(tmp_path, prefix):
+    run = cut_run(tmp_path)
+    with pytest.raises(UserError, match="--label_prefix: .* without blanks"):
+        merge(tmp_path, label_prefix=prefix)
+    assert not fusion(run).exists()
+
+
 # --- bad input ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("change", "line", "says"), [
@@ -348,6 +356,17 @@ def test_annotations_that_do_not_fit_are_exit_2_with_line_and_command(tmp_path, 
     assert f"entity_train_1000.jsonl:{line}: " in text and says in text
     assert "s1_predict_data.py" in text and "s4_split_data.py" in text
     assert fusion(run).read_bytes() == before
+
+
+def test_a_broken_line_of_the_target_labels_is_one_problem(tmp_path):
+    run = cut_run(tmp_path)
+    write_targets(run)
+    path = run / "1000" / "train_1000_synthetic_target.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    path.write_text("\n".join([*lines[:2], "{", *lines[3:]]), encoding="utf-8")
+    with pytest.raises(UserError, match="train_1000_synthetic_target.jsonl:3: is not valid JSON") as raised:
+        merge(tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 def test_all_annotations_that_do_not_fit_are_listed(tmp_path):

@@ -28,6 +28,10 @@ SPACED_COLUMNS = ("token", "lower", "shape", "prefix2", "prefix3", "suffix2", "s
 MIN_COUNT = {"bigram": 2, "prefix2": 2, "prefix3": 2, "suffix2": 2, "suffix3": 2, "shape": 2}
 
 
+# Span cells computed at once: at 128 channels of 4 bytes about 130 MB for each of the few tensors of that shape.
+MOST_CELLS = 1 << 18
+
+
 @dataclass(frozen=True)
 class Sentence:
     """Tokens and their entities, each ``0 <= start < end <= len(tokens)``."""
@@ -249,6 +253,24 @@ def batch_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: in
         batches += [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
     rng.shuffle(batches)
     return batches
+
+
+def within_cells(batch: Sequence[int], lengths: Sequence[int], width: int, limit: int = MOST_CELLS) -> list[list[int]]:
+    """Cut a batch so that no part holds more than ``limit`` span cells, unless a single sentence does.
+
+    Args:
+        batch: sentence indices. lengths: tokens by index. width: cells a token, the widest span.
+    """
+    parts: list[list[int]] = []
+    longest = 0
+    for idx in batch:
+        longest = max(longest, lengths[idx])
+        if parts and (len(parts[-1]) + 1) * longest * width <= limit:
+            parts[-1].append(idx)
+        else:
+            parts.append([idx])
+            longest = lengths[idx]
+    return parts
 
 
 def chunked(items: Iterable, size: int) -> Iterator[list]:

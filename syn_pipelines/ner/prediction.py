@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from syn_pipelines.ner.data import chunked
+from syn_pipelines.ner.data import chunked, within_cells
 from syn_pipelines.ner.decoding import Span
 from syn_pipelines.ner.model import NerModel
 from syn_pipelines.utils.errors import UserError
@@ -43,11 +43,13 @@ def predict_stream(model: NerModel, sentences: Iterable[Sequence[str]], batch_si
     depend on its batch. Sentences without tokens have none.
     """
     for pool in chunked(sentences, POOL_BATCHES * batch_size):
-        order = sorted(range(len(pool)), key=lambda k: len(pool[k]))
+        lengths = [len(tokens) for tokens in pool]
+        order = sorted(range(len(pool)), key=lambda k: lengths[k])
         found: list[list[Span]] = [[] for _ in pool]
-        for batch in chunked(order, batch_size):
-            for k, spans in zip(batch, model.predict([pool[k] for k in batch])):
-                found[k] = spans
+        for chunk in chunked(order, batch_size):
+            for batch in within_cells(chunk, lengths, model.max_width):
+                for k, spans in zip(batch, model.predict([pool[k] for k in batch])):
+                    found[k] = spans
         yield from found
 
 

@@ -12,10 +12,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from syn_pipelines.ner.data import LabelSet, Sentence, Vocabulary, batch_order, has_nested, is_dense, unknown_labels
+from syn_pipelines.ner.data import (
+    LabelSet,
+    Sentence,
+    Vocabulary,
+    batch_order,
+    has_nested,
+    is_dense,
+    unknown_labels,
+    within_cells,
+)
 from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, ScratchEncoder, load_encoder, load_tokenizer
 from syn_pipelines.ner.metrics import Report, evaluate
-from syn_pipelines.ner.model import HeadConfig, NerModel
+from syn_pipelines.ner.model import HeadConfig, NerModel, fitting_threads
 from syn_pipelines.ner.prediction import predict_stream
 from syn_pipelines.utils.errors import UserError
 
@@ -79,7 +88,9 @@ def train_model(
     dev: Sequence[Sentence] = (),
     encoder: str = SCRATCH,
 ) -> tuple[NerModel, TrainResult]:
-    """Train a model; same arguments, same machine and thread count give the same weights on CPU.
+    """Train a model; on one machine the same arguments give the same weights on CPU.
+
+    (With a pretrained encoder also the number of threads must be the same.)
 
     Args:
         sentences: training data; those without tokens are left out.
@@ -101,7 +112,8 @@ def train_model(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build_model(sentences, labels, encoder).to(config.device)
-        return model, _Trainer(model, sentences, dev, config).run()
+        with fitting_threads(model.encoder):
+            return model, _Trainer(model, sentences, dev, config).run()
 
 
 def build_model(sentences: Sequence[Sentence], labels: LabelSet, encoder: str = SCRATCH) -> NerModel:
@@ -162,7 +174,7 @@ def make_optimizer(model: NerModel, config: TrainConfig) -> torch.optim.Optimize
 
 
 class WeightAverage:
-    """Running mean of a model's weights. It gains 1 to 2 points of F1 over the last weights, and steadies them."""
+    """Running mean of a model's weights: it scores steadier from one evaluation to the next than the weights do."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
@@ -185,6 +197,7 @@ class _Trainer:
         self, model: NerModel, sentences: Sequence[Sentence], dev: Sequence[Sentence], config: TrainConfig
     ) -> None:
         self.model, self.sentences, self.dev, self.config = model, sentences, dev, config
+        self.lengths = [len(s.tokens) for s in sentences]
         self.prepared = [model.encoder.prepare(s.tokens) for s in sentences]
         self.weights = torch.tensor(label_weights(sentences, model.labels, config.ext_weight), device=config.device)
         self.average = WeightAverage(model, config.average)
@@ -200,7 +213,8 @@ class _Trainer:
         if not self.dev:
             log.warning("no dev data: the last weights are kept, and no score is known")
         losses: list[float] = []
-        bar = tqdm(total=steps, desc="train", unit="step", disable=not config.progress, mininterval=1.0)
+        bar = tqdm(total=steps, desc="train", unit="step", disable=None if config.progress else True,
+                   mininterval=1.0)
         with bar:
             for step, batch in enumerate(self._batches(), start=1):
                 losses.append(self._step(batch, optimizer))
@@ -210,18 +224,25 @@ class _Trainer:
                 if step == steps or (self.dev and step % every == 0):
                     f1 = self._checkpoint(step)
                     self.result.history.append((step, sum(losses) / len(losses), f1))
-                    bar.set_postfix(loss=f"{losses[-1]:.2f}", dev_f1="-" if f1 is None else f"{f1:.1f}")
                     losses.clear()
+                    self._tell(bar)
         self.model.load_state_dict(self.best)
         self.model.eval()
         return self.result
 
+    def _tell(self, bar: tqdm) -> None:
+        """The last row of the history: beside the bar on a terminal, as a log line elsewhere."""
+        step, loss, f1 = self.result.history[-1]
+        shown = {"loss": f"{loss:.2f}", **({} if f1 is None else {"dev_F1": f"{f1:.1f}"})}
+        bar.set_postfix(shown)
+        if bar.disable:
+            log.info("step %d of %d: %s", step, self.result.steps, ", ".join(f"{k} {v}" for k, v in shown.items()))
+
     def _batches(self) -> Iterator[list[int]]:
         """Exactly as many batches as there are steps, each epoch in its own order."""
-        lengths = [len(s.tokens) for s in self.sentences]
         given = epoch = 0
         while given < self.result.steps:
-            for batch in batch_order(lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch):
+            for batch in batch_order(self.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch):
                 if given == self.result.steps:
                     return
                 yield batch
@@ -231,14 +252,18 @@ class _Trainer:
     def _step(self, batch: list[int], optimizer: torch.optim.Optimizer) -> float:
         """One update; returns the mean loss of the batch's sentences."""
         self.model.train()
-        inputs = self.model.collate([self.prepared[k] for k in batch])
-        gold = self.model.gold([self.sentences[k] for k in batch])
-        loss = self.model.loss(inputs, gold, self.weights).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = 0.0
+        # Very long sentences or entities go through one by one: the gradient is the same, the memory stays bounded.
+        for part in within_cells(batch, self.lengths, self.model.max_width):
+            inputs = self.model.collate([self.prepared[k] for k in part])
+            gold = self.model.gold([self.sentences[k] for k in part])
+            loss = self.model.loss(inputs, gold, self.weights).sum() / len(batch)
+            loss.backward()
+            total += loss.item()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         optimizer.step()
-        return loss.item()
+        return total
 
     def _checkpoint(self, step: int) -> float | None:
         """Score the averaged weights on dev and keep them if none were better; the later of two equals stays."""

@@ -94,7 +94,7 @@ def _read_columns(source: Source, *, weibo: bool) -> None:
         if not columns:
             rows.append([])
         elif not token or not tag:
-            problems.add(number, f"needs a token and a tag, got {_short(columns)}.")
+            problems.add(number, f"needs a token and a tag, got {_short(columns)}; blanks or tabs part the columns.")
         elif weibo and not (match := _WEIBO_TOKEN.fullmatch(token)):
             problems.add(number, f"needs a character and its position digit, got {_short(token)}.")
         elif problem := _label_problem(tag):

@@ -142,7 +142,8 @@ def ask(opts: LlmOptions, backend: Backend, journal: Journal, questions: Sequenc
         pending = [q for q in chosen if q.id not in journal]
     if not pending:
         return 0
-    log.info("%s: asking %s (%s) about %d of %d", what, backend.name, backend.model, len(pending), len(questions))
+    log.info("%s: asking %s (%s) about %s of %s", what, backend.name, backend.model,
+             f"{len(pending):,}", f"{len(questions):,}")
     by_id = {q.id: q for q in pending}
     requests = (_request(opts, backend, question, journal, sampling) for question in pending)
     for reply in progress(backend.generate(requests), total=len(pending), what=what, unit="sentence"):

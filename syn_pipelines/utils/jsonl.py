@@ -70,7 +70,7 @@ def read_objects(path: Path, problems: Problems, missing: str = "") -> Iterator[
         try:
             value = _parsed(line)
         except json.JSONDecodeError as err:
-            problems.add(number, f"is not valid JSON ({err.msg} at column {err.colno}).")
+            problems.add(number, f"is not valid JSON ({err.msg.removesuffix(' at')} at column {err.colno}).")
             continue
         if isinstance(value, dict):
             yield number, value
@@ -90,10 +90,18 @@ def read_json(path: Path, missing: str = "") -> Any:
         raise UserError(f"{path}:{err.lineno}: is not valid JSON ({err.msg}). {missing or 'Correct the line.'}") from None
 
 
+class _NoJson(ValueError):
+    """NaN, Infinity or -Infinity, which Python reads and other readers of our files do not."""
+
+
+def _refuse_constant(name: str) -> Any:
+    raise _NoJson(name)
+
+
 def _parsed(text: str) -> Any:
     """JSON that can be written as UTF-8 again. JSONDecodeError for anything else, whatever the parser raises itself."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
         if "\\u" in text:  # half of a surrogate pair can only come from an escape, text decoded as UTF-8 holds none
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError:
@@ -103,6 +111,8 @@ def _parsed(text: str) -> Any:
         raise json.JSONDecodeError(f"half of a surrogate pair, {half}", text, max(text.lower().find(half), 0)) from None
     except RecursionError:
         raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except _NoJson as err:
+        raise json.JSONDecodeError(f"{err} is no JSON number", text, max(text.find(str(err)), 0)) from None
     except ValueError:
         raise json.JSONDecodeError("a number with too many digits", text, 0) from None
     return value

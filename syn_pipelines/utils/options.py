@@ -58,6 +58,11 @@ def folder_name(value: str) -> str:
     return "must be a plain folder name without '/', '\\' or a leading '.'" if bad else ""
 
 
+def blankless(value: str) -> str:
+    """Check: nothing that would break a label, which is one line without blanks."""
+    return "" if value.isprintable() and not re.search(r"\s", value) else "must be without blanks and control characters"
+
+
 def gpu_numbers(value: str) -> str:
     """Check: one number or several, as 0,1 or [0, 1]."""
     return "" if re.fullmatch(r"[\[(]?\s*[0-9]+(\s*,\s*[0-9]+)*,?\s*[\])]?", value) else "is no GPU number and no list of them: 0 or 0,1"
@@ -77,7 +82,8 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class TextOptions(DataOptions):
-    """The flags of steps that need to know how tokens join into text."""
+    """The common flags. Every script takes them, so that one line of flags serves all steps; those that join tokens into
+    text use ``dense_lang`` and ``lang``."""
 
     dense_lang: str = option("auto", "1: tokens join without blanks (zh, ja); 0: with one blank; auto: 1 when at least "
                              "95 %% of the tokens are single characters", choices=("auto", "0", "1"))
@@ -93,7 +99,8 @@ class LlmOptions(TextOptions):
     backend: str = option("auto", "what answers: auto takes transformers when a model is given; offline needs no "
                           "model and is a try-out, not an LLM", choices=("auto", "transformers", "offline"))
     skip: int = option(-1, "leave out the first N sentences now; -1: none", check=at_least(-1))
-    limit: int = option(-1, "ask at most N sentences now, a later run asks the rest; -1: all", check=at_least(-1))
+    limit: int = option(-1, "ask about the first N sentences only (after --skip), a later run asks the rest; -1: all",
+                        check=at_least(-1))
     overwrite: bool = option(False, "throw away the replies of an earlier run and ask all again")
     retry_failed: bool = option(False, "ask only the sentences again whose reply was rejected or failed")
 

@@ -38,8 +38,9 @@ class RunPaths:
         paths = cls(Path(opts.file_dir), opts.file_name, opts.save_type_name)
         if not paths.dataset.is_dir():
             known = sorted(p.name for p in paths.file_dir.glob("*/") if (p / "train_1000.jsonl").is_file())
+            here = ", ".join(known) or f"none in {paths.file_dir.absolute()}"  # often the wrong working directory
             raise UserError(f"{paths.dataset}: there is no such data set (--file_dir, --file_name). "
-                            f"Known here: {', '.join(known) or 'none'}. Make one with: {paths.prepare}")
+                            f"Known here: {here}. Make one with: {paths.prepare}")
         return paths
 
     @property

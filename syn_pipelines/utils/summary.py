@@ -153,7 +153,8 @@ def run_script(main: Callable[[], Any]) -> None:
         print(f"error: {_mendable(err)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("interrupted: what is finished is kept; the same command goes on from there (a training starts over).",
+              file=sys.stderr)
         sys.exit(130)
 
 
