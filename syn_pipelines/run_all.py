@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -27,7 +29,7 @@ from syn_pipelines.utils.options import LlmOptions, at_least, build_options, loa
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.prompts import load_prompt
 from syn_pipelines.utils.records import read_sentences, read_train
-from syn_pipelines.utils.summary import Summary, count_lines, run_script
+from syn_pipelines.utils.summary import Account, Summary, count_lines, run_script, table
 
 log = logging.getLogger(__name__)
 
@@ -122,13 +124,10 @@ class Report:
         scores = {k: s for k, s in self.summaries.items() if k.startswith("eval_ner")}
         if scores:
             rows.append(("test F1 of NER on fusion", *(f"{s.f1:.1f}" for s in scores.values())))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        table = ["  " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
-                 for row in rows]
         idle = all(s.up_to_date for name, s in self.summaries.items() if not name.startswith("eval_ner"))
         head = f"{self.paths.file_name}, run {self.paths.save_type_name}, labelled by {self.backend}"
         return "\n".join([
-            "", f"Nothing to do: {head} is complete." if idle else f"Done: {head}", "", *table, "",
+            "", f"Nothing to do: {head} is complete." if idle else f"Done: {head}", "", table(rows, indent="  "), "",
             *self._accounts(), "", "The two training sets:",
             f"  fusion      {self.paths.sized(1000, 'train_{n}_fusion')}",
             f"  syn_fusion  {self.paths.sized(1000, 'train_{n}_syn_fusion')}",
@@ -163,17 +162,45 @@ def run(opts: Options, given: Mapping[str, Any]) -> Report:
     name = backend.name if backend.name == "offline" else f"{backend.name} ({backend.model})"
     log.info("run_all: %s, run %s, labelled by %s", paths.dataset, paths.run, name)
     report = Report(opts, paths, name)
-    for number, step in enumerate(steps, 1):
-        log.info("\n[%d/%d] %s", number, len(steps), step.name)
-        done: Callable[[Any, RunPaths], bool] | None = getattr(step.module, "is_done", None)
-        if done and done(step.opts, paths):
-            log.info("%s: complete, skipped", step.script)
-            report.summaries[step.name] = Summary(step.script, up_to_date=True)
-        else:
-            report.summaries[step.name] = step.module.run(step.opts)
+    with _quiet("syn_pipelines.utils.manifest"):  # what a step makes out of date is renewed by those that follow
+        for number, step in enumerate(steps, 1):
+            log.info("\n[%d/%d] %s", number, len(steps), step.name)
+            done: Callable[[Any, RunPaths], bool] | None = getattr(step.module, "is_done", None)
+            if done and done(step.opts, paths):
+                log.info("%s: complete, skipped", step.script)
+                report.summaries[step.name] = _as_it_was(paths, step)
+            else:
+                report.summaries[step.name] = step.module.run(step.opts)
     if not has_test:
         log.warning("%s: not there, so the NER models were not evaluated.", paths.split("test"))
     return report
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    before = logging.getLogger(logger).level
+    logging.getLogger(logger).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).setLevel(before)
+
+
+def _as_it_was(paths: RunPaths, step: Step) -> Summary:
+    """Summary of a step that is skipped, with the accounts of the run that made its files, if the log still has them."""
+    summary = Summary(step.script, up_to_date=True)
+    try:
+        lines = paths.log.read_text(encoding="utf-8").split("\n")
+    except OSError:
+        return summary
+    for line in lines:
+        try:
+            row = json.loads(line)
+            if (row["step"], row["ended"]) == (step.script, "done") and step.flags.items() <= row["options"].items():
+                summary.accounts = [Account(**account) for account in row["accounts"]] or summary.accounts
+        except (ValueError, KeyError, TypeError):
+            continue  # the log is for people; a line that somebody broke costs no more than this
+    return summary
 
 
 def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Report:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from syn_pipelines.text.filters import candidates
@@ -79,7 +80,7 @@ def run(opts: Options) -> Summary:
                             is_bad=lambda entry: entry["id"] in useless, each=opts.num_samples)
                 harvest = Harvest(sentences, journal, language, prompt, opts.num_samples)
                 _publish(summary, opts, paths, publisher, harvest, prints, asked)
-        summary.warnings += warn_of_stale(paths)
+        summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
 
 

@@ -34,7 +34,7 @@ def run(opts: Options) -> Summary:
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary:
         sentences = list(read_sentences(paths.synthetic, missing=paths.missing("s2_continous_generation"),
-                                        may_be_empty=True))
+                                        may_be_empty=True, advice=paths.missing("s2_continous_generation")))
         warn_of_stale(paths, [paths.synthetic])
         if read_manifest(paths.synthetic).get("complete") is False:
             summary.warn(f"{paths.synthetic}: not complete yet; more sentences can be added by step 2 and asked later.")

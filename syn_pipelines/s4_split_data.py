@@ -96,6 +96,7 @@ def run(opts: Options) -> Summary:
         subsets = nested_subsets(ids, SIZES.values(), seed=opts.seed)
         belongs = {"id": {identity: identity for identity in ids},
                    "source_id": _synthetic_owners(paths, set(ids)) if paths.synthetic.is_file() else {}}
+        summary.warnings += warn_of_stale(paths, [source.path for source in present])
         for source in present:  # all of them before the first file is written
             _check(source, belongs[source.owner])
         publisher = Publisher(paths, STEP, {"seed": opts.seed}, [paths.train, *(s.path for s in sources)],
@@ -108,7 +109,7 @@ def run(opts: Options) -> Summary:
         publisher.remove_others(paths.sized(size, source.name) for size in SIZES for source in sources)
         summary.accounts.append(Account("sentences", len(ids), {"in all sizes": len(subsets[0.25]), "from 500 on":
                                 len(subsets[0.5]) - len(subsets[0.25]), "in 1000 only": len(ids) - len(subsets[0.5])}))
-        summary.warnings += warn_of_stale(paths)
+        summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
 
 

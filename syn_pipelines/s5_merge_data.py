@@ -107,7 +107,7 @@ def run(opts: Options) -> Summary:
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary, lock(paths.journals, STEP):
         merge_halves(opts, paths, summary)
-        summary.warnings += warn_of_stale(paths)
+        summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
 
 
@@ -140,6 +140,8 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Languag
         _write_unmapped(opts, paths, "synthetic", FusionStats(), summary)
         return
     _say_what_is_missing(paths, summary, inputs, synthetic)
+    targets = [paths.sized(size, "train_{n}_synthetic_target") for size in SIZES if synthetic]
+    summary.warnings += warn_of_stale(paths, [*targets, *(p for found in inputs.values() for p in found if p not in targets)])
     for size in SIZES:
         merge = Merge(labels, language, paths)
         count, digest = write_jsonl(outputs[size], merge.rows(*inputs[size]))
@@ -148,6 +150,7 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Languag
     content = label_file(labels.targets, merge.fusion.spans)  # of the last size, 1000
     digest = write_json(paths.label_file(kind), content)
     publisher.publish(paths.label_file(kind), digest, {"labels": len(content)}, inputs=[*maps, *inputs[1000]])
+    summary.outputs[str(paths.label_file(kind))] = len(content)
     _write_unmapped(opts, paths, "synthetic" if synthetic else "gold", merge.fusion, summary)
     summary.accounts += merge.accounts("synthetic" if synthetic else "original")
 
@@ -205,7 +208,8 @@ class Merge:
                                           f"{self.paths.command('s4_split_data')}")
                        for mode, path in (("entity", entity), ("pos", pos))}
         predictions = Joined(target, self.paths.missing("s7_pred_syn_data")) if target else None
-        for sentence in read_sentences(source, targets=self.labels.targets, may_be_empty=True, again=True):
+        for sentence in read_sentences(source, targets=self.labels.targets, may_be_empty=True, again=True,
+                                       advice=self.paths.missing("s4_split_data")):
             items = {mode: self._items(mode, joined, sentence) for mode, joined in annotations.items()}
             found = sentence["entities"]
             if predictions and (row := predictions.of(sentence, required=True)):

@@ -43,6 +43,7 @@ def run(opts: Options) -> Summary:
             summary.up_to_date = True
             summary.notes.append(f"{paths.label_file('syn_fusion')} stays as step 8 made it from the final data")
             return summary
+        summary.warnings += warn_of_stale(paths, [paths.label_file(kind) for kind in ("fusion", "synthetic_fusion")])
         parts = {0: paths.label_file("fusion"), 1: paths.label_file("synthetic_fusion")}
         targets, counts = _read(parts[0], paths.missing("s5_merge_data", is_syn=0))
         if parts[1].is_file():
@@ -59,7 +60,7 @@ def run(opts: Options) -> Summary:
         publisher.publish(paths.label_file("syn_fusion"), digest, {"labels": len(content)})
         summary.outputs[str(paths.label_file("syn_fusion"))] = len(content)
         summary.notes.append(f"{len(targets)} target labels, {len(counts)} extension labels")
-        summary.warnings += warn_of_stale(paths)
+        summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
 
 

@@ -90,7 +90,7 @@ def run(opts: Options) -> Summary:
                 predictor, loaded = _load(opts, paths, models[size], device), models[size]
             _label_size(opts, paths, predictor, size, weights_path(loaded), publisher, summary, note)
         publisher.remove_others(paths.sized(size, "train_{n}_synthetic_target") for size in SIZES)
-        summary.warnings += warn_of_stale(paths)
+        summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
 
 
@@ -136,7 +136,7 @@ def _label_size(opts: Options, paths: RunPaths, predictor: NerPredictor, size: i
                 summary: Summary, note: dict[str, str]) -> None:
     source, output = paths.sized(size, "train_{n}_synthetic"), paths.sized(size, "train_{n}_synthetic_target")
     counts: Counter[str] = Counter()
-    count, digest = write_jsonl(output, _rows(source, predictor, opts.batch_size, counts))
+    count, digest = write_jsonl(output, _rows(paths, source, predictor, opts.batch_size, counts))
     complete = all(read_manifest(path).get("complete") is not False for path in (source, weights))
     publisher.publish(output, digest, {"sentences": count, "entities": counts["entities"]}, complete=complete,
                       inputs=[source, weights], **note)
@@ -146,9 +146,10 @@ def _label_size(opts: Options, paths: RunPaths, predictor: NerPredictor, size: i
     summary.notes.append(f"{counts['entities']:,} target entities in the {size} set")
 
 
-def _rows(source: Path, predictor: NerPredictor, batch_size: int, counts: Counter[str]) -> Iterator[Record]:
+def _rows(paths: RunPaths, source: Path, predictor: NerPredictor, batch_size: int,
+          counts: Counter[str]) -> Iterator[Record]:
     """The synthetic sentences with the predicted entities in place of theirs, which are none."""
-    rows, ahead = tee(read_sentences(source, may_be_empty=True))
+    rows, ahead = tee(read_sentences(source, may_be_empty=True, advice=paths.missing("s4_split_data")))
     predictions = predictor((row["text"] for row in ahead), batch_size)
     for spans, row in progress(zip(predictions, rows), total=count_lines(source), what=source.stem, unit="sentence"):
         counts["entities"] += len(spans)

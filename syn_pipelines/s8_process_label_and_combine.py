@@ -67,7 +67,7 @@ def run(opts: Options) -> Summary:
         publisher.publish(paths.label_file("syn_fusion"), digest, {"labels": len(content)})
         write_json(present_path(paths), present(paths, summary))
         summary.outputs |= {str(paths.label_file("syn_fusion")): len(content), str(present_path(paths)): 1}
-        summary.warnings += warn_of_stale(paths)
+        summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
 
 

@@ -124,7 +124,7 @@ def run(opts: Options) -> Summary:
         complete = read_manifest(inputs.train).get("complete") is not False
         publisher.publish(weights_path(folder), file_hash(weights_path(folder)) or "", counts, complete=complete, **scores)
         summary.outputs[str(folder)] = 1
-        summary.warnings += warn_of_stale(paths)
+        summary.warnings += warn_of_stale(paths, because_of=[weights_path(folder)])
     return summary
 
 

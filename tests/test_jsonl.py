@@ -187,6 +187,12 @@ def test_an_error_in_the_middle_leaves_the_old_file_and_nothing_else(path, error
     assert path.read_bytes() == b'{"old": 1}\n' and os.listdir(path.parent) == [path.name]
 
 
+def test_a_full_disk_is_reported_with_the_file_that_did_not_fit(path):
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_jsonl(path, failing_rows(OSError(28, "No space left on device")))
+    assert raised.value.filename == str(path)
+
+
 def test_an_error_in_the_middle_leaves_no_new_file(path):
     with pytest.raises(ValueError):
         write_jsonl(path, failing_rows(ValueError()))

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from syn_pipelines.utils.jsonl import file_hash, write_jsonl
-from syn_pipelines.utils.manifest import Publisher, changed_input, is_current, read_manifest, stale_files, warn_of_stale
+from syn_pipelines.utils.manifest import (
+    Publisher,
+    changed_inputs,
+    is_current,
+    read_manifest,
+    stale_files,
+    warn_of_stale,
+)
 from syn_pipelines.utils.options import DataOptions, load_options
 from syn_pipelines.utils.paths import RunPaths, manifest_path
 
@@ -61,7 +68,7 @@ def test_relative_and_absolute_folders_name_the_same_inputs(paths, tmp_path, mon
 def test_an_untouched_output_is_current(paths):
     path = publish(paths)
     assert is_current(paths, {"s4_split_data"}, {"seed": 42}, [path])
-    assert changed_input(paths, read_manifest(path)) == "" and stale_files(paths) == []
+    assert changed_inputs(paths, read_manifest(path)) == [] and stale_files(paths) == []
 
 
 def test_no_file_at_all_is_not_current(paths):
@@ -94,7 +101,7 @@ def test_inputs_are_those_the_step_saw_when_it_began(paths):
     paths.train.write_bytes(b"changed meanwhile\n")
     path = paths.sized(250, "train_{n}")
     publisher.publish(path, write_jsonl(path, [])[1], {})
-    assert changed_input(paths, read_manifest(path)) == "../train_1000.jsonl"
+    assert changed_inputs(paths, read_manifest(path)) == ["../train_1000.jsonl"]
 
 
 def test_a_stale_file_is_named_with_the_input_and_the_command(paths, caplog):
@@ -102,11 +109,11 @@ def test_a_stale_file_is_named_with_the_input_and_the_command(paths, caplog):
     publish(paths, "train_{n}_synthetic")
     publish(paths, "train_{n}_fusion", step="s5_merge_data", command="python syn_pipelines/s5_merge_data.py")
     paths.train.write_bytes(b"{}\n")
-    assert (path, "../train_1000.jsonl", COMMAND) in stale_files(paths)
+    assert (path, ["../train_1000.jsonl"], COMMAND) in stale_files(paths)
     with caplog.at_level(logging.WARNING):
         warnings = warn_of_stale(paths)
     assert warnings == [record.getMessage() for record in caplog.records] and len(warnings) == 2  # one a command
-    assert all(word in warnings[0] for word in (str(path), "1 more", "../train_1000.jsonl", f"Renew with: {COMMAND}"))
+    assert all(word in warnings[0] for word in (str(path), "1 more", "train_1000.jsonl has changed", f"Renew with: {COMMAND}"))
 
 
 def test_one_may_look_at_some_files_alone(paths):
@@ -144,3 +151,22 @@ def test_the_commands_in_messages_can_be_pasted(tmp_path, name):
     arguments = json.loads(shown)
     opts = load_options(DataOptions, arguments)
     assert (opts.file_dir, opts.file_name, opts.save_type_name, opts.seed) == (str(tmp_path / "some where"), name, "My run", 1)
+
+
+def test_files_of_step_0_are_judged_from_the_data_set_folder_not_from_a_run(paths, tmp_path):
+    source = tmp_path / "source.conll"
+    source.write_text("a O\n", encoding="utf-8")
+    dev = paths.split("dev")
+    dev.write_bytes(b"{}\n")
+    data_set = RunPaths(paths.file_dir, paths.file_name, ".")
+    Publisher(data_set, "s0_prepare_data", {}, [source], "python s0").publish(dev, "", {})
+    assert stale_files(paths, [dev]) == []
+    source.write_text("b O\n", encoding="utf-8")
+    assert [found for found, *_ in stale_files(paths, [dev])] == [dev]
+
+
+def test_only_what_was_made_from_the_given_files_is_named_when_asked_so(paths):
+    path = publish(paths)
+    paths.train.write_bytes(b"{}\n")
+    assert warn_of_stale(paths, because_of=[paths.labels]) == []
+    assert len(warn_of_stale(paths, because_of=[paths.train])) == 1 and path.exists()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from syn_pipelines.ner.data import Entity
+from syn_pipelines.utils.summary import table
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,10 @@ class Report:
 
     def table(self) -> str:
         """A text table, one label a line, the micro line last."""
-        rows = [*self.by_label.items(), ("all (micro)", self.micro)]
-        width = max(len(name) for name, _ in rows)
-        lines = [f"{'label':<{width}}  precision  recall      f1  support"]
-        for name, s in rows:
-            lines.append(f"{name:<{width}}  {s.precision:9.2f}  {s.recall:6.2f}  {s.f1:6.2f}  {s.support:7d}")
-        return "\n".join(lines)
+        scores = [*self.by_label.items(), ("all (micro)", self.micro)]
+        return table([("label", "precision", "recall", "f1", "support"),
+                      *((name, f"{s.precision:.2f}", f"{s.recall:.2f}", f"{s.f1:.2f}", f"{s.support}")
+                        for name, s in scores)])
 
 
 def evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from syn_pipelines.ner.data import chunked, within_cells
@@ -16,6 +17,11 @@ log = logging.getLogger(__name__)
 
 # Sentences read ahead, in batches: enough to put similar lengths together.
 POOL_BATCHES = 16
+
+
+@lru_cache(maxsize=1)  # once a process is enough
+def _say_cpu() -> None:
+    log.info("no GPU on this machine: the NER model runs on the CPU")
 
 
 def choose_device(n_gpu: str) -> str:
@@ -32,7 +38,7 @@ def choose_device(n_gpu: str) -> str:
         return f"cuda:{number}"
     if count:
         raise UserError(f"--n_gpu={n_gpu}: this machine has {count} GPU(s), numbered from 0. Name one of those.")
-    log.info("no GPU on this machine: the NER model runs on the CPU")
+    _say_cpu()
     return "cpu"
 
 

@@ -115,6 +115,7 @@ def _write_files(model: NerModel, folder: Path) -> None:
     # clone: safetensors refuses tensors that share memory, as tied weights do.
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()},
               folder / WEIGHTS)
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors gives its file to the owner alone
 
 
 def _build_encoder(folder: Path, config: dict, base: str | None) -> ScratchEncoder | PretrainedEncoder:

@@ -23,7 +23,7 @@ from syn_pipelines.utils.options import TextOptions, load_options, option
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.records import Record, read_train
 from syn_pipelines.utils.replies import parse_reply
-from syn_pipelines.utils.summary import run_script
+from syn_pipelines.utils.summary import run_script, table
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ class Result:
         content = self.as_dict()
         for label, row in [*content["by_label"].items(), ("all", content)]:
             rows.append((label, f"{row['found']:,}", f"{row['gold']:,}", f"{row['share']:.1f} %"))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in rows]
-        return "\n".join([*lines, f"placed beyond gold: {self.extra:,} (the same words elsewhere in the sentence)"])
+        return f"{table(rows)}\nplaced beyond gold: {self.extra:,} (the same words elsewhere in the sentence)"
 
 
 def _percent(part: int, whole: int) -> float:

@@ -142,6 +142,7 @@ def ask(opts: LlmOptions, backend: Backend, journal: Journal, questions: Sequenc
         pending = [q for q in chosen if q.id not in journal]
     if not pending:
         return 0
+    backend.check()
     log.info("%s: asking %s (%s) about %s of %s", what, backend.name, backend.model,
              f"{len(pending):,}", f"{len(questions):,}")
     by_id = {q.id: q for q in pending}
@@ -204,7 +205,7 @@ def annotate(opts: LlmOptions, paths: RunPaths, sentences: Sequence[Record], lan
     summary.outputs[str(output)] = len(sentences) - counts["not_asked"]
     summary.up_to_date = not asked and not counts["not_asked"] and digest == before
     warn_of_losses(summary, opts, counts)
-    summary.warnings += warn_of_stale(paths)
+    summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
 
 
 def warn_of_losses(summary: Summary, opts: LlmOptions, counts: Mapping[str, int]) -> None:

@@ -132,7 +132,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as err:
+        if isinstance(err, OSError) and err.errno and err.filename is None:
+            err.filename = str(path)  # a full disk is reported without the file that did not fit
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

@@ -77,20 +77,18 @@ def is_current(paths: RunPaths, steps: Collection[str], settings: Mapping[str, A
     manifests = [(path, read_manifest(path)) for path in files]
     return bool(manifests) and all(
         m.get("step") in steps and m.get("settings") == dict(settings) and m.get("complete") is True
-        and file_hash(path) == m.get("sha256") and not changed_input(paths, m)
+        and file_hash(path) == m.get("sha256") and not changed_inputs(paths, m)
         for path, m in manifests)
 
 
-def changed_input(paths: RunPaths, manifest: Mapping[str, Any]) -> str:
-    """Name of the first input that is no longer what the file was made from, or ""."""
-    for name, sha256 in manifest.get("inputs", {}).items():
-        if file_hash(paths.run / name) != sha256:
-            return name
-    return ""
+def changed_inputs(paths: RunPaths, manifest: Mapping[str, Any], folder: Path | None = None) -> list[str]:
+    """Names of the inputs that are no longer what the file was made from. ``folder``: what the names are relative to."""
+    return [name for name, sha256 in manifest.get("inputs", {}).items()
+            if file_hash((folder or paths.run) / name) != sha256]
 
 
-def stale_files(paths: RunPaths, among: Iterable[Path] | None = None) -> list[tuple[Path, str, str]]:
-    """(file, changed input, command that renews it) of every output made from something that has changed since.
+def stale_files(paths: RunPaths, among: Iterable[Path] | None = None) -> list[tuple[Path, list[str], str]]:
+    """(file, changed inputs, command that renews it) of every output made from something that has changed since.
 
     ``among``: look at these files only; all files of the run by default.
     """
@@ -101,20 +99,28 @@ def stale_files(paths: RunPaths, among: Iterable[Path] | None = None) -> list[tu
     result = []
     for path in manifests:
         manifest = read_manifest(path.with_name(path.name.replace(".manifest.json", ".jsonl")))
-        if name := changed_input(paths, manifest):
-            result.append((path.with_name(manifest["file"]), name, manifest.get("command", "")))
+        # The files of step 0 belong to the data set, not to a run; their inputs are named from there.
+        folder = paths.dataset if path.parent == paths.dataset else paths.run
+        if names := changed_inputs(paths, manifest, folder):
+            result.append((path.with_name(manifest["file"]), names, manifest.get("command", "")))
     return result
 
 
-def warn_of_stale(paths: RunPaths, among: Iterable[Path] | None = None) -> list[str]:
-    """Log one warning for each command that would renew something; returns the warnings."""
+def warn_of_stale(paths: RunPaths, among: Iterable[Path] | None = None,
+                  because_of: Iterable[Path] | None = None) -> list[str]:
+    """Log one warning for each command that would renew something; returns the warnings.
+
+    among: look at these files only. because_of: speak only of what was made from an earlier version of these files.
+    """
+    causes = None if because_of is None else {Path(os.path.relpath(path, paths.run)).as_posix() for path in because_of}
     by_command: dict[str, list[tuple[Path, str]]] = {}
-    for path, name, command in stale_files(paths, among):
-        by_command.setdefault(command, []).append((path, name))
+    for path, names, command in stale_files(paths, among):
+        if causes is None or causes & set(names):
+            by_command.setdefault(command, []).append((path, names[0]))
     warnings = []
     for command, found in by_command.items():
         path, name = found[0]
         more = f" and {len(found) - 1} more of that step" if len(found) > 1 else ""
-        warnings.append(f"{path}{more}: out of date, {name} has changed since. Renew with: {command}")
+        warnings.append(f"{path}{more}: out of date, {Path(name).name} has changed since. Renew with: {command}")
         log.warning(warnings[-1])
     return warnings

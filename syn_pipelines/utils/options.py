@@ -12,6 +12,7 @@ import importlib
 import math
 import re
 import shlex
+import shutil
 import sys
 import types
 import typing
@@ -169,7 +170,7 @@ def parse_flags(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
                      formatter_class=_HelpFormatter, allow_abbrev=False)
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        shown = field.default if field.default != "" else "none"
+        shown = "none" if field.default in ("", None) else field.default
         settings: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS,
                                     "help": f"{field.metadata['help']} (default: {shown})"}
         if hints[field.name] is bool:
@@ -195,7 +196,7 @@ class _Parser(argparse.ArgumentParser):
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=110)
+        super().__init__(prog, max_help_position=34, width=min(110, shutil.get_terminal_size().columns - 2))
 
 
 def _type_name(hint: Any) -> str:

@@ -36,19 +36,20 @@ def read_train(paths: RunPaths, *, again: bool = False) -> Iterator[Record]:
 
 
 def read_sentences(path: Path, *, targets: Collection[str] | None = None, missing: str = "",
-                   may_be_empty: bool = False, again: bool = False) -> Iterator[Record]:
+                   may_be_empty: bool = False, again: bool = False, advice: str = "Correct these lines.",
+                   ) -> Iterator[Record]:
     """Sentences of a data file in file order, each with an ``id`` (its own, or its line number from 1).
 
     Args:
         targets: the labels that entities may carry; None: any.
-        missing: advice when the file does not exist.
+        missing: advice when the file does not exist. advice: what to do about lines that are wrong.
         may_be_empty: a file without any sentence is fine. again: say nothing of tags that disagree.
     Yields:
         Records with ``id`` first; other keys of the file come along unchanged.
     Raises:
         UserError: after the last line, all problems found (first 20). Publish nothing before the iterator ends well.
     """
-    problems = Problems(path, "Correct these lines.")
+    problems = Problems(path, advice)
     lines_of: dict[str, int] = {}
     disagreeing = 0
     for line, row in read_objects(path, problems, missing):

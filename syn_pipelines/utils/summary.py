@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,11 +68,14 @@ class Summary:
 
     def _outputs_shown(self) -> str:
         files = [Path(path) for path in self.outputs]
+        def shown(path: Path, name: object) -> str:
+            return f"{name} ({self.outputs[str(path)]:,} rows)" if path.suffix == ".jsonl" else f"{name}"
+
         if len(files) <= 3:
-            return ", ".join(f"{path} ({rows:,})" for path, rows in self.outputs.items())
+            return ", ".join(shown(path, path) for path in files)
         folder = Path(os.path.commonpath(files))
-        largest = max(files, key=lambda path: self.outputs[str(path)])
-        return f"{len(files)} files in {folder}, such as {largest.relative_to(folder)} ({self.outputs[str(largest)]:,})"
+        full = next((path for path in files if "1000" in path.name), files[0])
+        return f"{len(files)} files in {folder}, such as {shown(full, full.relative_to(folder))}"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values only."""
@@ -84,6 +88,20 @@ class Summary:
         warned = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
         return (f"<b>{html.escape(self.step)}</b><table>{rows}</table><ul>{files}</ul>"
                 + (f"<p>Warnings:</p><ul>{warned}</ul>" if warned else ""))
+
+
+def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:
+    """Columns of texts, the first to the left, the others to the right; East Asian characters count as two columns."""
+    widths = [max(_columns(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        blanks = [" " * (width - _columns(cell)) for cell, width in zip(row, widths)]
+        lines.append(indent + "  ".join([row[0] + blanks[0], *(b + cell for b, cell in zip(blanks[1:], row[1:]))]))
+    return "\n".join(lines)
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def with_reasons(counts: Mapping[str, int]) -> dict[str, int]:
@@ -124,7 +142,10 @@ def _mendable(err: OSError) -> UserError:
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if "error" not in row:  # a mistyped name must not leave a folder behind
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.parent.is_dir():
+            return
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as err:  # the log is a convenience: a full disk shows up where data are written

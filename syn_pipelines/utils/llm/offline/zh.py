@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -102,8 +103,13 @@ def load_tagger() -> POSTokenizer:
 
 def tag_words(tokens: Sequence[str], dense: bool) -> list[Piece]:
     """Words of the sentence with jieba's raw tags, each on token boundaries, white space left out."""
-    words = ((pair.word, pair.flag) for pair in load_tagger().cut(sentence_text(tokens, dense)))
+    words = ((pair.word, _tag(pair.word, pair.flag)) for pair in load_tagger().cut(sentence_text(tokens, dense)))
     return [piece for piece in snap_to_tokens(words, token_boundaries(tokens, dense)) if piece.surface.strip()]
+
+
+def _tag(word: str, tag: str) -> str:
+    """jieba tags whatever its dictionary lacks ``x``, punctuation too; ``w`` is the tag set's own for that."""
+    return "w" if tag == "x" and all(unicodedata.category(char).startswith("P") for char in word) else tag
 
 
 def find_entities(tokens: Sequence[str], dense: bool) -> list[tuple[str, str]]:
