@@ -113,8 +113,11 @@ def _write_files(model: NerModel, folder: Path) -> None:
     })
     _write_json(folder / LABELS, model.labels.to_dict())
     # clone: safetensors refuses tensors that share memory, as tied weights do.
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()},
-              folder / WEIGHTS)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    try:
+        save_file(tensors, folder / WEIGHTS)
+    except SafetensorError as error:  # its form of an OSError
+        raise UserError(f"{folder / WEIGHTS}: cannot be written ({error}). Make room, then train again.") from None
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors gives its file to the owner alone
 
 
