@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -106,13 +107,16 @@ def run(opts: Options) -> Evaluation:
 def _log(opts: Options, paths: RunPaths, result: Evaluation) -> Iterator[None]:
     """Log like every step where there is a run; a model from elsewhere must not bring a run folder into being."""
     if not paths.run.is_dir():
+        started = time.time()
         yield
+        result.seconds = time.time() - started
         log.info("%s", result)
         return
     with step_log(opts, paths) as summary:
         yield
         for name in ("accounts", "warnings", "notes"):
             setattr(summary, name, getattr(result, name))
+    result.seconds = summary.seconds
 
 
 def _predict(opts: Options, paths: RunPaths, folder: Path, rows: Sequence[Record], targets: Sequence[str],

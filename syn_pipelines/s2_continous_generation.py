@@ -27,7 +27,6 @@ from syn_pipelines.utils.annotate import (
     published,
     renewal,
 )
-from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import Journal, is_begun
 from syn_pipelines.utils.jsonl import write_jsonl
 from syn_pipelines.utils.language import Language, language_of
@@ -132,7 +131,6 @@ class Harvest:
         self.kept = 0
         self.useless: set[str] = set()  # ids of replies that gave nothing
         self._seen = {self._key(s["text"]): s["id"] for s in sentences}
-        self._ids = {s["id"] for s in sentences}
 
     @staticmethod
     def _key(tokens: Sequence[str]) -> str:
@@ -156,10 +154,7 @@ class Harvest:
                 if reason := self._repeats(tokens):
                     self.dropped[reason] += 1
                     continue
-                identity = f"{sentence['id']}-s{place}"
-                if identity in self._ids:
-                    raise UserError(f"the training data have a sentence with the id {identity!r}, which a synthetic "
-                                    "sentence would get. Give it another id.")
+                identity = f"{sentence['id']}-s{place}"  # no training sentence's: read_train has refused that
                 self._seen[self._key(tokens)] = ""
                 self.kept += 1
                 yield {"id": identity, "text": tokens, "entities": [], "synthetic": True, "source_id": sentence["id"]}

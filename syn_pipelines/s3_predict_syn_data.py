@@ -35,7 +35,7 @@ def run(opts: Options) -> Summary:
     with step_log(opts, paths) as summary:
         sentences = list(read_sentences(paths.synthetic, missing=paths.missing("s2_continous_generation"),
                                         may_be_empty=True, advice=paths.missing("s2_continous_generation")))
-        warn_of_stale(paths, [paths.synthetic])
+        summary.warnings += warn_of_stale(paths, [paths.synthetic])
         if read_manifest(paths.synthetic).get("complete") is False:
             summary.warn(f"{paths.synthetic}: not complete yet; more sentences can be added by step 2 and asked later.")
         # The language is that of the data set: a handful of synthetic sentences may look otherwise.

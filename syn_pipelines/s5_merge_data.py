@@ -207,7 +207,12 @@ class Merge:
         annotations = {mode: Joined(path, f"Make it again with: {self.paths.command(step, mode=mode)}, then "
                                           f"{self.paths.command('s4_split_data')}")
                        for mode, path in (("entity", entity), ("pos", pos))}
-        predictions = Joined(target, self.paths.missing("s7_pred_syn_data")) if target else None
+        predictions = None
+        if target:
+            predict_again = self.paths.missing("s7_pred_syn_data")
+            for _ in read_sentences(target, may_be_empty=True, again=True, advice=predict_again):
+                pass  # their format; Joined only matches the rows
+            predictions = Joined(target, predict_again)
         for sentence in read_sentences(source, targets=self.labels.targets, may_be_empty=True, again=True,
                                        advice=self.paths.missing("s4_split_data")):
             items = {mode: self._items(mode, joined, sentence) for mode, joined in annotations.items()}

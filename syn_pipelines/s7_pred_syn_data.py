@@ -79,7 +79,8 @@ def run(opts: Options) -> Summary:
             if size not in present:
                 summary.warn(f"{sources[size]}: not there, left out. {advice}")
         models = _find_models(opts, paths, present)
-        warn_of_stale(paths, [*(sources[size] for size in present), *map(weights_path, models.values())])
+        own = () if opts.model_from_pretrained else models.values()  # a given model may come from another run or data set
+        summary.warnings += warn_of_stale(paths, [*(sources[size] for size in present), *map(weights_path, own)])
         note = _note(opts, summary)
         publisher = Publisher(paths, STEP, settings_of(opts), [*sources.values(), *map(weights_path, models.values())],
                               command_of(opts, **dict.fromkeys(("config", "seed", "n_gpu", "batch_size", "dense_lang", "lang"))))

@@ -11,6 +11,7 @@ run     python syn_pipelines/s8_process_label_and_combine.py --file_name=weibo -
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,15 @@ class Options(s5.Options):
 def is_done(opts: Options, paths: RunPaths) -> bool:
     """Whether the final files are there and up to date."""
     files = [*(paths.sized(size, "train_{n}_syn_fusion") for size in SIZES), paths.label_file("syn_fusion")]
-    return is_current(paths, {STEP}, {}, files) and present_path(paths).is_file()
+    return is_current(paths, {STEP}, {}, files) and _is_present_current(paths)
+
+
+def _is_present_current(paths: RunPaths) -> bool:
+    """Whether present.json says what it would say now: it depends on the working directory and on dev and test."""
+    try:
+        return json.loads(present_path(paths).read_text(encoding="utf-8")) == present(paths)
+    except (OSError, ValueError):
+        return False
 
 
 def run(opts: Options) -> Summary:
@@ -48,9 +57,10 @@ def run(opts: Options) -> Summary:
     paths = RunPaths.of(opts)
     shared = {f.name: getattr(opts, f.name) for f in fields(s5.Options)}
     with step_log(opts, paths) as summary, lock(paths.journals, STEP), lock(paths.journals, s5.STEP):
+        targets = read_target_labels(paths.labels)
+        _check_predictions(paths, targets)
         s5.merge_halves(s5.Options(**{**shared, "is_syn": "both"}), paths, summary)
         summary.outputs.clear()  # those of step 5; the summary names what this step makes of them
-        targets = read_target_labels(paths.labels)
         halves = {size: _halves(paths, size) for size in SIZES}
         wanted = [paths.labels, *(p for found in halves.values() for p in found)]
         publisher = Publisher(paths, STEP, {}, wanted, command_of(opts, is_syn=None, config=None, seed=None))
@@ -65,10 +75,19 @@ def run(opts: Options) -> Summary:
         content = label_file(targets, counts)
         digest = write_json(paths.label_file("syn_fusion"), content)
         publisher.publish(paths.label_file("syn_fusion"), digest, {"labels": len(content)})
-        write_json(present_path(paths), present(paths, summary))
+        write_json(present_path(paths), present(paths))
+        _say_what_stands_in(paths, summary)
         summary.outputs |= {str(paths.label_file("syn_fusion")): len(content), str(present_path(paths)): 1}
         summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
+
+
+def _check_predictions(paths: RunPaths, targets: Sequence[str]) -> None:
+    """UserError for predicted labels that are no targets (any more): they would pass for extension labels."""
+    for path in filter(None, (s5.current_targets(paths, size) for size in SIZES)):
+        for _ in read_sentences(path, targets=targets, may_be_empty=True, again=True,
+                                advice=paths.missing("s7_pred_syn_data")):
+            pass
 
 
 def _halves(paths: RunPaths, size: int) -> list[Path]:
@@ -101,7 +120,7 @@ def present_path(paths: RunPaths) -> Path:
     return paths.run / "present.json"
 
 
-def present(paths: RunPaths, summary: Summary) -> dict[str, dict[str, str]]:
+def present(paths: RunPaths) -> dict[str, dict[str, str]]:
     """Data sets by name for the KnowFREE trainer, which needs a dev and a test file: says what stands in for them."""
     held_out = {name: next((p for p in (paths.split(name), paths.split(other)) if p.is_file()), None)
                 for name, other in (("dev", "test"), ("test", "dev"))}
@@ -115,11 +134,14 @@ def present(paths: RunPaths, summary: Summary) -> dict[str, dict[str, str]]:
             entry = {name: "./" + Path(os.path.relpath(path)).as_posix() for name, path in files.items()}
             result[f"{paths.file_name}_{paths.save_type_name}_{kind}_{size}"] = (
                 {**entry, "note": "; ".join(notes)} if notes else entry)
-    absent = [f"{name}.jsonl" for name in held_out if not paths.split(name).is_file()]
+    return result
+
+
+def _say_what_stands_in(paths: RunPaths, summary: Summary) -> None:
+    absent = [f"{name}.jsonl" for name in ("dev", "test") if not paths.split(name).is_file()]
     if absent:
         summary.warn(f"{present_path(paths)}: there is no {' and no '.join(absent)}; other sentences stand in, and scores on "
                      "these say nothing about quality.")
-    return result
 
 
 def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:

@@ -114,7 +114,7 @@ def run(opts: Options) -> Summary:
         publisher = Publisher(paths, STEP, settings_of(opts), inputs.paths,
                               command_of(opts, config=None, n_gpu=None, dense_lang=None, lang=None))
         sentences, dev, labels = read_inputs(inputs)
-        warn_of_stale(paths, inputs.paths)
+        summary.warnings += warn_of_stale(paths, inputs.paths)
         summary.accounts.append(_account(sentences, labels))
         result = _train(opts, sentences, dev, labels, folder)
         _tell(summary, result)
@@ -150,8 +150,10 @@ def _account(sentences: Sequence[Sentence], labels: LabelSet) -> Account:
 def _train(opts: Options, sentences: Sequence[Sentence], dev: Sequence[Sentence], labels: LabelSet,
            folder: Path) -> TrainResult:
     from syn_pipelines.ner.prediction import choose_device
+    from syn_pipelines.ner.storage import refuse_foreign
     from syn_pipelines.ner.training import TrainConfig, train_model
 
+    refuse_foreign(folder)  # now, not when the training is over
     config = TrainConfig(epochs=max(0, opts.epochs), max_steps=max(0, opts.max_steps), seed=opts.seed,
                          device=choose_device(opts.n_gpu))
     model, result = train_model(sentences, labels, config, dev=dev, encoder=opts.from_pretrained)

@@ -126,6 +126,16 @@ def test_without_a_journal_the_published_file_serves_as_one(folder, use, damage)
     assert backend.asked_ids == ["2", "3", "4"]
 
 
+def test_without_a_journal_a_reply_that_was_cut_is_read_as_one(folder, use):
+    use({**FINE, "1": Reply("1", '[{"entity": "Alice", "type": "PERSON"], {"entity": "Par', "length")})
+    call(s1, folder)
+    before = tree_bytes(folder / "run")
+    shutil.rmtree(folder / "run" / ".journal")
+    use({})
+    call(s1, folder)
+    assert tree_bytes(folder / "run") == before
+
+
 def test_without_a_journal_a_changed_published_file_is_not_trusted_and_not_harmed(folder, use):
     use(FINE)
     call(s1, folder)

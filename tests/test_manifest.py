@@ -163,6 +163,8 @@ def test_files_of_step_0_are_judged_from_the_data_set_folder_not_from_a_run(path
     assert stale_files(paths, [dev]) == []
     source.write_text("b O\n", encoding="utf-8")
     assert [found for found, *_ in stale_files(paths, [dev])] == [dev]
+    source.unlink()  # a data set outlives the files it was made from
+    assert stale_files(paths, [dev]) == []
 
 
 def test_only_what_was_made_from_the_given_files_is_named_when_asked_so(paths):

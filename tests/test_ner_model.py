@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 
@@ -327,6 +328,21 @@ def test_saving_never_replaces_a_folder_of_something_else(tmp_path, toy_model):
     with pytest.raises(UserError, match="is not a model folder"):
         toy_model[0].save(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')  # a base encoder is no model of ours either
+    with pytest.raises(UserError, match="is not a model folder"):
+        toy_model[0].save(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_old_model_and_nothing_beside_it(tmp_path, toy_model, monkeypatch):
+    folder = toy_model[0].save(tmp_path / "model")
+    before = (folder / "config.json").read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("syn_pipelines.ner.storage.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        toy_model[0].save(folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"] and (folder / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

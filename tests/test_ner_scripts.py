@@ -111,6 +111,15 @@ def test_other_training_sets_and_an_output_folder_of_ones_own(trained):
         str(run_folder(trained) / "ner" / "gold_250"): 1}
 
 
+def test_an_output_folder_of_something_else_is_refused_before_the_training(tmp_path, caplog):
+    write_dataset(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="mine: exists and is not a model folder"):
+        step(train_ner, tmp_path, train="gold", max_steps=1, output_dir=str(tmp_path / "mine"))
+    assert "no dev data" not in caplog.text  # what a training says first
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -170,7 +179,7 @@ def test_json_is_the_last_thing_written_and_parses(trained):
 
 def test_evaluating_a_model_from_elsewhere_makes_no_run_folder(trained):
     model = run_folder(trained) / "ner" / "fusion_1000"
-    step(eval_ner, trained, save_type_name="other", model_from_pretrained=str(model))
+    assert step(eval_ner, trained, save_type_name="other", model_from_pretrained=str(model)).seconds > 0
     assert not (trained / "demo" / "other").exists()
 
 

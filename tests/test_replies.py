@@ -482,3 +482,8 @@ def test_mutated_replies_give_a_well_formed_result(pairs, mode, layout, data):
         end = data.draw(st.integers(start, min(len(reply), start + 3)))
         reply = reply[:start] + data.draw(st.text(max_size=2) | awkward) + reply[end:]
     assert_well_formed(parse_reply(reply, mode), mode)
+
+
+@pytest.mark.parametrize("reply", ['[{entity"] "Ann", ', '[{"entity": "An", ]type"'])
+def test_a_cut_reply_whose_only_item_is_broken_does_not_say_that_there_is_none(reply):
+    assert parse_reply(reply, "entity", cut=True).status == "rejected"

@@ -191,7 +191,9 @@ def test_target_labels_of_other_sentences_hold_nothing_up_and_stay_out(tmp_path)
 
 
 @pytest.mark.parametrize(("change", "line"), [
-    (lambda rows: rows[1].update(text=["x"]), 2), (lambda rows: rows.pop(1), 1), (lambda rows: rows.append({"id": "z"}), 3)])
+    (lambda rows: rows[1].update(text=["x"]), 2), (lambda rows: rows.pop(1), 1), (lambda rows: rows.append({"id": "z"}), 3),
+    (lambda rows: rows[1].pop("entities"), 2),
+    (lambda rows: rows[1].update(entities=[{"start": 0, "end": 1, "entity": "GONE"}]), 2), (lambda rows: rows[0].update(entities=[{"start": 0}]), 1)])
 def test_target_labels_that_do_not_fit_are_named_with_the_command(tmp_path, change, line):
     run = made(tmp_path, targets=True)
     rows = read_rows(part(run, 250, "synthetic_target"))[:2]
@@ -272,6 +274,22 @@ def test_is_done_follows_the_files(tmp_path):
     s8.run(opts)
     assert s8.is_done(opts, paths)
     (run / "label_syn_fusion.json").unlink()
+    assert not s8.is_done(opts, paths)
+
+
+def test_present_is_made_again_when_held_out_data_come_or_the_working_directory_is_another(tmp_path, monkeypatch):
+    run = made(tmp_path, s8, held_out=True)
+    opts = s8.Options(file_dir=str(tmp_path), file_name="demo")
+    paths = s5.RunPaths.of(opts)
+    content = (tmp_path / "demo" / "test.jsonl").read_bytes()
+    (tmp_path / "demo" / "test.jsonl").unlink()
+    assert not s8.is_done(opts, paths)
+    s8.run(opts)
+    assert s8.is_done(opts, paths) and "note" in (run / "present.json").read_text(encoding="utf-8")
+    (tmp_path / "demo" / "test.jsonl").write_bytes(content)
+    assert not s8.is_done(opts, paths)
+    s8.run(opts)
+    monkeypatch.chdir(tmp_path)
     assert not s8.is_done(opts, paths)
 
 

@@ -45,17 +45,20 @@ def save_model(model: NerModel, folder: Path) -> Path:
     Raises:
         UserError: ``folder`` is a file, or a folder that holds something other than a model.
     """
-    if folder.exists() and not _may_replace(folder):
-        raise UserError(f"{folder}: exists and is not a model folder. Name another output folder, or remove it.")
+    refuse_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir()
-    _write_files(model, fresh)
-    for path in sorted(fresh.rglob("*")):
-        _flush(path)
-    _flush(fresh)
+    try:
+        _write_files(model, fresh)
+        for path in sorted(fresh.rglob("*")):
+            _flush(path)
+        _flush(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)  # half a model must not go on filling a full disk
+        raise
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
@@ -74,15 +77,15 @@ def load_model(folder: Path, *, base: str | None = None, device: str = "cpu") ->
     """
     config = _read_config(folder)
     labels = LabelSet.read(_existing(folder, LABELS))
-    if len(labels.names) != config["num_labels"]:
+    if len(labels.names) != config.get("num_labels"):
         raise UserError(f"{folder / LABELS}: {len(labels.names)} labels besides O, but the model was trained with "
-                        f"{config['num_labels']}. Put back the label file of the training.")
+                        f"{config.get('num_labels')}. Put back the label file of the training.")
     weights_path = _existing(folder, WEIGHTS)
     try:
         head = HeadConfig(**config["head"])
         encoder = _build_encoder(folder, config["encoder"], base)
         model = NerModel(encoder, labels, head, decode=config["decode"], threshold=config["threshold"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / CONFIG}: broken model configuration ({error}). Train the model again.") from None
     try:
         model.load_state_dict(load_file(weights_path))
@@ -93,8 +96,20 @@ def load_model(folder: Path, *, base: str | None = None, device: str = "cpu") ->
     return model.to(device).eval()
 
 
+def refuse_foreign(folder: Path) -> None:
+    """UserError when ``folder`` is there and holds something other than a span model, such as a base encoder."""
+    if folder.exists() and not _may_replace(folder):
+        raise UserError(f"{folder}: exists and is not a model folder. Name another output folder, or remove it.")
+
+
 def _may_replace(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))
+    if not folder.is_dir():
+        return False
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return not any(folder.iterdir())
+    return isinstance(config, dict) and config.get("format") == FORMAT
 
 
 def _write_files(model: NerModel, folder: Path) -> None:

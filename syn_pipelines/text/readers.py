@@ -14,7 +14,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import as_entity
 from syn_pipelines.utils.jsonl import Problems, read_json, read_lines, read_objects
 from syn_pipelines.utils.labels import name_problem
-from syn_pipelines.utils.records import Record
+from syn_pipelines.utils.records import Record, short
 from syn_pipelines.utils.tags import scheme_of, spans_of_tags
 
 FORMATS = ("columns", "weibo", "json")
@@ -94,11 +94,11 @@ def _read_columns(source: Source, *, weibo: bool) -> None:
         if not columns:
             rows.append([])
         elif not token or not tag:
-            problems.add(number, f"needs a token and a tag, got {_short(columns)}; blanks or tabs part the columns.")
+            problems.add(number, f"needs a token and a tag, got {short(columns)}; blanks or tabs part the columns.")
         elif weibo and not (match := _WEIBO_TOKEN.fullmatch(token)):
-            problems.add(number, f"needs a character and its position digit, got {_short(token)}.")
+            problems.add(number, f"needs a character and its position digit, got {short(token)}.")
         elif problem := _label_problem(tag):
-            problems.add(number, f"the tag {_short(tag)} {problem}.")
+            problems.add(number, f"the tag {short(tag)} {problem}.")
         else:
             rows[-1].append((number, match[1] if weibo else token, tag))
     problems.raise_if_any()
@@ -193,9 +193,9 @@ def _sentence(row: Mapping[str, Any], dense: bool) -> Record:
     text = row.get("text")
     raw = _first(row, ("entities", "label", "labels", "spans", "annotations"), [])
     if not isinstance(text, (str, list)) or not text:
-        raise ValueError(f"'text' must be a text or a list of tokens, got {_short(text)}")
+        raise ValueError(f"'text' must be a text or a list of tokens, got {short(text)}")
     if not isinstance(raw, list):
-        raise ValueError(f"the entities must be a list, got {_short(raw)}")
+        raise ValueError(f"the entities must be a list, got {short(raw)}")
     entities = [_entity(number, entity, text) for number, entity in enumerate(raw, 1)]
     if isinstance(text, list):
         if not all(isinstance(token, str) and token for token in text):
@@ -225,17 +225,17 @@ def _entity(number: int, entity: Any, text: str | Sequence[str]) -> tuple[int, i
         start, end = span if isinstance(span, list) and len(span) == 2 else (None, None)
         label, surface = _first(entity, _LABEL_KEYS), _first(entity, _SURFACE_KEYS)
     else:
-        raise ValueError(f"entity {number} is {_short(entity)}, not an object or [start, end, label]")
+        raise ValueError(f"entity {number} is {short(entity)}, not an object or [start, end, label]")
     if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
-        raise ValueError(f"entity {number} needs a start, an end and a label, got {_short(entity)}")
+        raise ValueError(f"entity {number} needs a start, an end and a label, got {short(entity)}")
     if problem := _label_problem(label):
-        raise ValueError(f"entity {number}: the label {_short(label)} {problem}")
+        raise ValueError(f"entity {number}: the label {short(label)} {problem}")
     if label == "O":
         raise ValueError(f"entity {number} has the label 'O', which means no entity")
     if not 0 <= start < end <= len(text):
         raise ValueError(f"entity {number} goes from {start} to {end} but the text has {len(text)} units")
     if surface is not None and surface != text[start:end]:
-        raise ValueError(f"entity {number} is {_short(surface)} but its offsets give {_short(text[start:end])}")
+        raise ValueError(f"entity {number} is {short(surface)} but its offsets give {short(text[start:end])}")
     return start, end, label
 
 
@@ -244,12 +244,5 @@ def _label_problem(label: str) -> str | None:
     return name_problem(label) or ("has a blank in it, which labels.txt cannot hold" if len(label.split()) > 1 else None)
 
 
-def _short(value: Any) -> str:
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _first(row: Mapping[str, Any], keys: Iterable[str], default: Any = None) -> Any:
     return next((row[key] for key in keys if row.get(key) is not None), default)
-
-

@@ -268,7 +268,6 @@ class Found:
             else:
                 self.take(key, value)
 
-
     def _is_broken_item(self, keys: set[str]) -> bool:
         """Whether an object of scalars names its fields. In POS replies {"the": "DET", "name": "NOUN"} does not."""
         unknown = keys - _KNOWN - _EXTRA

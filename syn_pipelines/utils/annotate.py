@@ -272,8 +272,12 @@ def _entry_of_row(row: Record, question: Question) -> dict[str, Any]:
         finish, error = "error", row["reason"]
     elif row["reason"].startswith("too_long: "):
         finish, error = "too_long", row["reason"].removeprefix("too_long: ")
-    return {"id": row["id"], "text": row["reply"], "finish_reason": finish, "error": error,
-            "asked": question_hash(question)}
+    entry = {"id": row["id"], "text": row["reply"], "finish_reason": finish, "error": error,
+             "asked": question_hash(question)}
+    cut = {**entry, "finish_reason": "length"}
+    # Whether the token limit cut a reply is not in the row, and decides in rare cases how it is read.
+    whole_as_row, cut_as_row = (row == _annotation(row["id"], row["text"], e, question.task) for e in (entry, cut))
+    return cut if finish == "stop" and cut_as_row and not whole_as_row else entry
 
 
 def source_lineage(path: Path) -> str:

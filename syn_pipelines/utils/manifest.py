@@ -99,9 +99,13 @@ def stale_files(paths: RunPaths, among: Iterable[Path] | None = None) -> list[tu
     result = []
     for path in manifests:
         manifest = read_manifest(path.with_name(path.name.replace(".manifest.json", ".jsonl")))
-        # The files of step 0 belong to the data set, not to a run; their inputs are named from there.
+        # The files of step 0 belong to the data set, not to a run; their inputs are named from there. The files a data
+        # set was made from are often gone, or were never on this machine: that changes nothing.
         folder = paths.dataset if path.parent == paths.dataset else paths.run
-        if names := changed_inputs(paths, manifest, folder):
+        names = changed_inputs(paths, manifest, folder)
+        if folder == paths.dataset:
+            names = [name for name in names if (folder / name).exists()]
+        if names:
             result.append((path.with_name(manifest["file"]), names, manifest.get("command", "")))
     return result
 

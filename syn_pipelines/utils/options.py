@@ -170,7 +170,7 @@ def parse_flags(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
                      formatter_class=_HelpFormatter, allow_abbrev=False)
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        shown = "none" if field.default in ("", None) else field.default
+        shown = "none" if field.default in ("", None) else str(field.default).replace("%", "%%")  # a path may hold one
         settings: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS,
                                     "help": f"{field.metadata['help']} (default: {shown})"}
         if hints[field.name] is bool:

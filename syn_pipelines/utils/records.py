@@ -31,8 +31,8 @@ def read_train(paths: RunPaths, *, again: bool = False) -> Iterator[Record]:
     for identity in sorted(ids):
         source = re.sub("-s[0-9]+$", "", identity)
         if source != identity and source in ids:
-            raise UserError(f"{paths.train}: id {_short(identity)} is also that of a synthetic sentence made from "
-                            f"{_short(source)}. Give one of the two another id.")
+            raise UserError(f"{paths.train}: id {short(identity)} is also that of a synthetic sentence made from "
+                            f"{short(source)}. Give one of the two another id.")
 
 
 def read_sentences(path: Path, *, targets: Collection[str] | None = None, missing: str = "",
@@ -56,9 +56,9 @@ def read_sentences(path: Path, *, targets: Collection[str] | None = None, missin
         found = _problems_of(row, targets)
         identity = _identity(row, line)
         if identity is None:
-            found.append(f"id {_short(row['id'])} is neither a text nor a whole number.")
+            found.append(f"id {short(row['id'])} is neither a text nor a whole number.")
         elif identity in lines_of:
-            found.append(f"id {_short(identity)} stands in line {lines_of[identity]} already; ids must be unique.")
+            found.append(f"id {short(identity)} stands in line {lines_of[identity]} already; ids must be unique.")
         else:
             lines_of[identity] = line
         for text in found:
@@ -88,30 +88,30 @@ def _problems_of(row: Record, targets: Collection[str] | None) -> list[str]:
     """What is wrong with one record, one text a problem."""
     tokens, entities = row.get("text"), row.get("entities")
     if not isinstance(tokens, list) or not tokens:
-        return [f"'text' must be a list of at least one token, got {_short(tokens)}."]
+        return [f"'text' must be a list of at least one token, got {short(tokens)}."]
     if bad := [n for n, token in enumerate(tokens, 1) if not isinstance(token, str) or not token]:
-        return [f"'text' must hold texts that are not empty, token {bad[0]} is {_short(tokens[bad[0] - 1])}."]
+        return [f"'text' must hold texts that are not empty, token {bad[0]} is {short(tokens[bad[0] - 1])}."]
     if not isinstance(entities, list):
-        return [f"'entities' must be a list, got {_short(entities)}."]
+        return [f"'entities' must be a list, got {short(entities)}."]
     return [p for n, e in enumerate(entities, 1) if (p := _problem_of_entity(n, e, tokens, targets))]
 
 
 def _problem_of_entity(number: int, entity: Any, tokens: list[str], targets: Collection[str] | None) -> str:
     if not isinstance(entity, dict):
-        return f"entity {number} is {_short(entity)}, not an object."
+        return f"entity {number} is {short(entity)}, not an object."
     start, end, label = entity.get("start"), entity.get("end"), entity.get("entity")
     if type(start) is not int or type(end) is not int:
-        return f"entity {number} needs whole numbers as 'start' and 'end', got {_short(start)} and {_short(end)}."
+        return f"entity {number} needs whole numbers as 'start' and 'end', got {short(start)} and {short(end)}."
     if not 0 <= start < end <= len(tokens):
         return f"entity {number} goes from token {start} to {end} but the text has {len(tokens)} tokens."
     if not isinstance(label, str) or not label:
-        return f"entity {number} needs a label as 'entity', got {_short(label)}."
+        return f"entity {number} needs a label as 'entity', got {short(label)}."
     if label == "O":
         return f"entity {number} has the label 'O', which means no entity."
     if targets is not None and label not in targets:
-        return f"entity {number} has the label {_short(label)}, which is not in labels.txt."
+        return f"entity {number} has the label {short(label)}, which is not in labels.txt."
     if "text" in entity and entity["text"] != tokens[start:end]:
-        return f"entity {number} has the text {_short(entity['text'])} but its tokens are {_short(tokens[start:end])}."
+        return f"entity {number} has the text {short(entity['text'])} but its tokens are {short(tokens[start:end])}."
     return ""
 
 
@@ -133,6 +133,7 @@ def _overlaps(span: Span, others: Iterable[Span]) -> bool:
     return any(span[0] < end and start < span[1] for start, end, _ in others)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as it looks in a message: at most 60 characters, none of them invisible."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -170,7 +170,8 @@ def _answer(text: str, values: list[TopValue], mode: Mode) -> tuple[Found | None
 
 def _says_nothing(value: TopValue) -> bool:
     """Whether the value is an answer without items, such as [] or {"PERSON": []}, and came to its end."""
-    return value.how != "unterminated" and is_closed(value.value)
+    members = [v for _, v in value.value.pairs] if isinstance(value.value, Obj) else value.value
+    return value.how != "unterminated" and is_closed(value.value) and all(map(is_closed, members))
 
 
 def _groups(text: str, values: list[TopValue]) -> list[list[TopValue]]:
