@@ -25,6 +25,7 @@ from syn_pipelines.s5_merge_data import Labels
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.llm import choose_backend
+from syn_pipelines.utils.manifest import STALE_LOG, read_manifest
 from syn_pipelines.utils.options import LlmOptions, at_least, build_options, load_options, option, parse_flags
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.prompts import load_prompt
@@ -103,8 +104,12 @@ def check(opts: Options, paths: RunPaths, steps: Sequence[Step]) -> None:
     for task in (*MODES, "explain"):
         load_prompt(task, language.lang)
     chosen = {(o.backend, o.model_from_pretrained, o.n_gpu) for o in (step.opts for step in steps) if isinstance(o, LlmOptions)}
+    replies = [paths.synthetic, *(paths.annotation(mode, synthetic) for mode in MODES for synthetic in (False, True))]
+    answered = all(read_manifest(path).get("complete") for path in replies)
     for backend, model, n_gpu in sorted(chosen):
-        choose_backend(backend, model, batch_size=1, n_gpu=n_gpu).check()
+        found = choose_backend(backend, model, batch_size=1, n_gpu=n_gpu)
+        if not answered or opts.overwrite or opts.retry_failed:  # else the model may be gone: nobody will ask it
+            found.check()
 
 
 @dataclass
@@ -162,7 +167,7 @@ def run(opts: Options, given: Mapping[str, Any]) -> Report:
     name = backend.name if backend.name == "offline" else f"{backend.name} ({backend.model})"
     log.info("run_all: %s, run %s, labelled by %s", paths.dataset, paths.run, name)
     report = Report(opts, paths, name)
-    with _quiet("syn_pipelines.utils.manifest"):  # what a step makes out of date is renewed by those that follow
+    with _quiet(STALE_LOG):  # what a step makes out of date is renewed by those that follow
         for number, step in enumerate(steps, 1):
             log.info("\n[%d/%d] %s", number, len(steps), step.name)
             done: Callable[[Any, RunPaths], bool] | None = getattr(step.module, "is_done", None)

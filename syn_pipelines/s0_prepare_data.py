@@ -149,6 +149,9 @@ def _refuse_foreign(opts: Options, paths: RunPaths) -> None:
         else:
             continue
         raise UserError(f"{path}: {problem}. Choose another --file_name, or use --overwrite to replace it.")
+    if paths.labels.exists() and not opts.overwrite and read_manifest(paths.train).get("step") != STEP:
+        raise UserError(f"{paths.labels}: exists and was not made by this step. Choose another --file_name, or use "
+                        "--overwrite to replace it.")
 
 
 def _refuse_tags(opts: Options, sources: Iterable[Source]) -> None:

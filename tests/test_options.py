@@ -333,3 +333,10 @@ def test_a_tool_that_is_no_step_reads_the_common_keys_of_a_file(config):
 def test_every_shipped_file_fits_the_steps(path):
     assert read_config(str(path))
     load_options(run_all.Options, False, {"config": str(path)})
+
+
+def test_a_section_for_run_all_is_refused_for_its_keys_belong_to_the_steps(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("run_all:\n  seed: 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match="top level"):
+        read_config(str(config))

@@ -101,3 +101,12 @@ def test_without_test_data_evaluation_is_skipped_and_that_is_said(tmp_path):
     result = shell("python syn_pipelines/run_all.py --file_name=weibo --backend=offline --max_steps=2", workspace)
     assert result.returncode == 0, result.stderr
     assert "not evaluated" in result.stderr and "there is no test.jsonl" in result.stderr
+
+
+def test_a_finished_run_does_not_need_its_model_any_more(finished):
+    workspace, _ = finished
+    folder = workspace / "data" / "few_shot" / "weibo" / "run"
+    result = shell("python syn_pipelines/run_all.py --file_name=weibo --save_type_name=run --model_from_pretrained=/nowhere "
+                   "--max_steps=4", workspace)
+    # refused for the other model, not for the missing folder: nobody would be asked
+    assert result.returncode == 2 and "model offline-v1 -> /nowhere" in result.stderr and folder.is_dir()

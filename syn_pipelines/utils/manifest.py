@@ -18,6 +18,7 @@ from syn_pipelines.utils.jsonl import file_hash, write_json
 from syn_pipelines.utils.paths import RunPaths, manifest_path
 
 log = logging.getLogger(__name__)
+STALE_LOG = f"{__name__}.stale"  # a name of its own, so that a run of all steps can keep these warnings quiet
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -126,5 +127,5 @@ def warn_of_stale(paths: RunPaths, among: Iterable[Path] | None = None,
         path, name = found[0]
         more = f" and {len(found) - 1} more of that step" if len(found) > 1 else ""
         warnings.append(f"{path}{more}: out of date, {Path(name).name} has changed since. Renew with: {command}")
-        log.warning(warnings[-1])
+        logging.getLogger(STALE_LOG).warning(warnings[-1])
     return warnings

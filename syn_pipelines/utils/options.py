@@ -321,7 +321,9 @@ def _by_script(path: str, content: dict[Any, Any], fields: Mapping[str, set[str]
     sections: dict[str, dict[str, Any]] = {}
     problems = []
     for key, value in content.items():
-        if key in fields:
+        if key == "run_all":
+            problems.append("run_all takes no section of its own; put its keys at the top level, for all steps")
+        elif key in fields:
             value = value or {}  # all its keys may be commented out
             if not isinstance(value, dict):
                 problems.append(f"section {key!r} holds no keys")

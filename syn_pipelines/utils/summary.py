@@ -164,7 +164,9 @@ def run_script(main: Callable[[], Any]) -> None:
 
     Exit codes: 0 done, 2 bad input, 130 interrupted (what is finished is kept).
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    for name in ("syn_pipelines", "__main__"):  # ours tell what they do; other packages only what goes wrong
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         main()
     except UserError as err:
