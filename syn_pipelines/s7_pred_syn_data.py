@@ -49,7 +49,7 @@ class Options(TextOptions):
 
 def settings_of(opts: Options) -> dict[str, Any]:
     """The options that shape the outputs."""
-    return {"model_from_pretrained": opts.model_from_pretrained}
+    return {"model_from_pretrained": opts.model_from_pretrained, "from_pretrained": opts.from_pretrained}
 
 
 def model_folder(opts: Options, paths: RunPaths, size: int) -> Path:
