@@ -26,7 +26,15 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.llm import choose_backend
 from syn_pipelines.utils.manifest import STALE_LOG, read_manifest
-from syn_pipelines.utils.options import LlmOptions, at_least, build_options, load_options, option, parse_flags
+from syn_pipelines.utils.options import (
+    LabelOptions,
+    LlmOptions,
+    at_least,
+    build_options,
+    load_options,
+    option,
+    parse_flags,
+)
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.prompts import load_prompt
 from syn_pipelines.utils.records import read_sentences, read_train
@@ -39,7 +47,7 @@ NER_SCRIPTS = ("train_ner", "s7_pred_syn_data", "eval_ner")
 
 
 @dataclass(frozen=True)
-class Options(LlmOptions):
+class Options(LabelOptions):
     """Options of the whole run; any other option of a step goes into the YAML file."""
 
     batch_size: int | None = option(None, "prompts a model call (each step's own by default)", check=at_least(1))
@@ -103,13 +111,12 @@ def check(opts: Options, paths: RunPaths, steps: Sequence[Step]) -> None:
                 pass
     for task in (*MODES, "explain"):
         load_prompt(task, language.lang)
-    chosen = {(o.backend, o.model_from_pretrained, o.n_gpu) for o in (step.opts for step in steps) if isinstance(o, LlmOptions)}
     replies = [paths.synthetic, *(paths.annotation(mode, synthetic) for mode in MODES for synthetic in (False, True))]
     answered = all(read_manifest(path).get("complete") for path in replies)
-    for backend, model, n_gpu in sorted(chosen):
-        found = choose_backend(backend, model, batch_size=1, n_gpu=n_gpu)
+    for llm in (step.opts for step in steps if isinstance(step.opts, LlmOptions)):
+        backend = choose_backend(llm)
         if not answered or opts.overwrite or opts.retry_failed:  # else the model may be gone: nobody will ask it
-            found.check()
+            backend.check()
 
 
 @dataclass
@@ -163,7 +170,7 @@ def run(opts: Options, given: Mapping[str, Any]) -> Report:
     configure(steps, given)
     check(opts, paths, steps)
     llm = steps[0].opts
-    backend = choose_backend(llm.backend, llm.model_from_pretrained, batch_size=1, n_gpu=llm.n_gpu)
+    backend = choose_backend(llm)
     name = backend.name if backend.name == "offline" else f"{backend.name} ({backend.model})"
     log.info("run_all: %s, run %s, labelled by %s", paths.dataset, paths.run, name)
     report = Report(opts, paths, name)

@@ -14,14 +14,14 @@ from typing import Any
 from syn_pipelines.utils.annotate import annotate, source_lineage
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.manifest import read_manifest, warn_of_stale
-from syn_pipelines.utils.options import LlmOptions, at_least, between, load_options, option
+from syn_pipelines.utils.options import LabelOptions, at_least, between, load_options, option
 from syn_pipelines.utils.paths import MODES, RunPaths
 from syn_pipelines.utils.records import read_sentences, read_train
 from syn_pipelines.utils.summary import Summary, run_script, step_log
 
 
 @dataclass(frozen=True)
-class Options(LlmOptions):
+class Options(LabelOptions):
     """Options of step 3."""
 
     batch_size: int = option(20, "prompts a model call", check=at_least(1))

@@ -22,7 +22,7 @@ from syn_pipelines.utils.jsonl import Problems, file_hash, read_objects, write_j
 from syn_pipelines.utils.language import Language
 from syn_pipelines.utils.llm import Backend, Reply, Request, choose_backend
 from syn_pipelines.utils.manifest import Publisher, read_manifest, warn_of_stale
-from syn_pipelines.utils.options import LlmOptions, command_of
+from syn_pipelines.utils.options import LabelOptions, LlmOptions, command_of
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.prompts import Prompt, load_prompt
 from syn_pipelines.utils.records import Record
@@ -38,7 +38,7 @@ ADVICE = ("Use the settings of then, or another --save_type_name to keep both, o
 
 def backend_of(opts: LlmOptions) -> Backend:
     """The backend that the flags ask for; looked at closely before --overwrite throws replies away."""
-    backend = choose_backend(opts.backend, opts.model_from_pretrained, batch_size=opts.batch_size, n_gpu=opts.n_gpu)
+    backend = choose_backend(opts)
     if opts.overwrite:
         backend.check()
     return backend
@@ -172,7 +172,7 @@ def _entry(question: Question, reply: Reply) -> dict[str, Any]:
 
 # --- steps 1 and 3 -----------------------------------------------------------------------------------------------
 
-def annotate(opts: LlmOptions, paths: RunPaths, sentences: Sequence[Record], language: Language, *, mode: str,
+def annotate(opts: LabelOptions, paths: RunPaths, sentences: Sequence[Record], language: Language, *, mode: str,
              source: Path, output: Path, temperature: float, lineage: str, summary: Summary) -> None:
     """Label sentences with a model (``mode`` "entity" or "pos") and publish one annotation record for each.
 

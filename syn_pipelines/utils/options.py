@@ -36,9 +36,15 @@ LLM_ONLY = {"model_from_pretrained", "batch_size"}
 LLM_SCRIPTS = {"s1_predict_data", "s2_continous_generation", "s3_predict_syn_data"}
 
 
-def option(default: Any, help: str, *, choices: Sequence[str] = (), check: Callable[[Any], str] | None = None) -> Any:
-    """A dataclass field with its help text. ``check`` returns what is wrong with a value, or "" when it is fine."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "check": check})
+def option(default: Any, help: str, *, choices: Sequence[str] = (), check: Callable[[Any], str] | None = None,
+           alone: str = "") -> Any:
+    """A dataclass field with its help text.
+
+    check: returns what is wrong with a value, or "" when it is fine. alone: the value that the flag has when none is
+    written behind it.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "check": check,
+                                                        "alone": alone})
 
 
 def at_least(low: float) -> Callable[[float], str]:
@@ -96,14 +102,40 @@ class LlmOptions(TextOptions):
     """The flags of the steps that ask a language model."""
 
     n_gpu: str = option("0", "index of the GPU, or several: 0,1; without any GPU the CPU is used", check=gpu_numbers)
-    model_from_pretrained: str = option("", "language model: local folder or hub name")
-    backend: str = option("auto", "what answers: auto takes transformers when a model is given; offline needs no "
-                          "model and is a try-out, not an LLM", choices=("auto", "transformers", "offline"))
+    model_from_pretrained: str = option("", "language model: local folder, hub name, or its name on the server")
+    backend: str = option("auto", "what answers: auto takes openai when --base_url is given and otherwise the model's own; "
+                          "openai is any server with that interface; offline needs no model and is a try-out, not an LLM",
+                          choices=("auto", "transformers", "glm3", "openai", "offline"))
+    base_url: str = option("", "address of an OpenAI-compatible server, such as http://localhost:8000/v1; its key is "
+                           "read from the environment variable OPENAI_API_KEY")
+    concurrency: int = option(16, "requests under way at a server at once", check=at_least(1))
+    scheduler: str = option("continuous", "how a local model is kept busy: continuous fills every freed place at once and "
+                            "skips forced tokens; generate is transformers' own loop, batch by batch",
+                            choices=("continuous", "generate"))
+    chat_template: str = option("", "file with a chat template, for a checkpoint without one (or in place of its own)")
+    trust_remote_code: bool = option(False, "run the Python code that comes with a checkpoint; only for code you have read")
     skip: int = option(-1, "leave out the first N sentences now; -1: none", check=at_least(-1))
     limit: int = option(-1, "ask about the first N sentences only (after --skip), a later run asks the rest; -1: all",
                         check=at_least(-1))
     overwrite: bool = option(False, "throw away the replies of an earlier run and ask all again")
     retry_failed: bool = option(False, "ask only the sentences again whose reply was rejected or failed")
+    reparse: bool = option(False, "read the stored replies anew, after a change of the program or of the label files; "
+                           "asks no model")
+    dry_run: str = option("", "show the first prompts and what the whole run would cost, and write nothing; probe also "
+                          "times a few requests", choices=("", "plan", "probe"), alone="plan")
+
+
+@dataclass(frozen=True)
+class LabelOptions(LlmOptions):
+    """The flags of the steps that ask for labels."""
+
+    constraint: str = option("grammar", "grammar: a local model (or a server that can) writes nothing that does not parse "
+                             "or is not in the sentence; none: it writes what it likes", choices=("grammar", "none"))
+    open_labels: bool = option(False, "the model may also make up names of types and tags")
+    reply_format: str = option("json", "how words and tags are written: json, or inline (word/TAG, a third of the tokens; "
+                               "acts in POS mode only)", choices=("json", "inline"))
+    shots: int = option(0, "demonstrations put before each sentence, taken from the gold data of the smallest subset "
+                        "(acts in entity mode only)", check=at_least(0))
 
 
 def script_name(options: type) -> str:
@@ -179,7 +211,9 @@ def parse_flags(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
                                 default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         else:
             choices = field.metadata["choices"]
-            metavar = "|".join(choices) if choices else _type_name(hints[field.name]).upper()
+            metavar = "|".join(filter(None, choices)) if choices else _type_name(hints[field.name]).upper()
+            if field.metadata["alone"]:
+                settings |= {"nargs": "?", "const": field.metadata["alone"]}
             parser.add_argument(f"--{field.name}", metavar=metavar, **settings)
     flags, unknown = parser.parse_known_args(list(arguments))
     if unknown:

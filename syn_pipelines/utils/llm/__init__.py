@@ -1,16 +1,38 @@
 """The interface between the steps and the models: requests in, replies out, in completion order.
 
-A backend knows nothing of files, a step knows nothing of models. Backends are built by ``make_backend`` and load their
-weights on first use, so a step whose work is done never loads a model.
+A backend knows nothing of files, a step knows nothing of models. Backends are built by ``choose_backend`` and load
+their weights on first use, so a step whose work is done never loads a model.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.options import LlmOptions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What an answer about a sentence can be: only what can be found in it.
+
+    mode: "entity" (spans of tokens with their types) or "pos" (all words in order with their tags).
+    tokens: of the sentence. dense: they join without blanks, and a word may be several tokens; else one blank joins
+        them, and words are tokens.
+    labels: the types or tags to choose from; empty: any short name.
+    reply_format: "json", or "inline" (pos only): ``word/TAG word/TAG``.
+    """
+
+    mode: str
+    tokens: tuple[str, ...]
+    dense: bool
+    labels: tuple[str, ...] = ()
+    reply_format: str = "json"
 
 
 @dataclass(frozen=True)
@@ -21,6 +43,7 @@ class Request:
     messages: chat messages, ``({"role": "system" | "user" | "assistant", "content": str}, ...)``.
     max_new_tokens: limit of the reply, in tokens of the model (see ``Backend.count_tokens``).
     temperature: 0 is greedy; top_p acts only when temperature > 0. seed: of this request alone.
+    constraint: what the reply can be; backends that cannot hold a model to it leave it out (see ``Reply.decoded``).
     task, record: what is asked about which sentence, for backends that do not read prompts (offline). Model backends
         ignore both. task is "entity", "pos" or "explain"; record is ``{"tokens": [str], "dense": bool, "lang": "zh" |
         "en" | "ja" | "ko", "entities": [{"start", "end", "entity", "text"}]}``.
@@ -32,6 +55,7 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    constraint: Constraint | None = None
     task: str | None = None
     record: Mapping | None = None
 
@@ -39,7 +63,11 @@ class Request:
 @dataclass(frozen=True)
 class Reply:
     """One answer. ``finish_reason``: "stop" (the model ended), "length" (cut at max_new_tokens), "too_long" (the prompt
-    does not fit the context; never cut, ``error`` holds the lengths), "error" (no reply after retries, see ``error``)."""
+    does not fit the context; never cut, ``error`` holds the lengths), "error" (no reply after retries, see ``error``).
+
+    decoded: how the reply was held to the constraint: "" (not at all), "grammar" or "json_schema". closed: the room ran
+    out and the grammar closed the reply; it is whole, but the model might have said more.
+    """
 
     id: str
     text: str
@@ -47,6 +75,8 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str = ""
+    decoded: str = ""
+    closed: bool = False
 
 
 class Backend(Protocol):
@@ -65,26 +95,36 @@ class Backend(Protocol):
         """Answer every request exactly once, in any order; one that cannot be answered comes back as an error."""
 
 
-def choose_backend(backend: str, model: str, *, batch_size: int, n_gpu: str) -> Backend:
+def choose_backend(opts: LlmOptions) -> Backend:
     """The backend that the flags ask for; its weights load on first use.
 
     Raises:
         UserError: nothing says which model to use, or two things say it.
     """
-    if backend == "auto":
-        if not model:
-            raise UserError("no language model is given. Give one with --model_from_pretrained (a local folder or a hub "
-                            "name such as Qwen/Qwen2.5-0.5B-Instruct), or try the steps without one: --backend=offline.")
-        backend = "transformers"
-    if backend == "offline":
-        if model:
-            raise UserError(f"--backend=offline uses no model, but --model_from_pretrained={model} is given. "
-                            "Leave one of them out.")
+    name, reason = _chosen(opts)
+    if name == "offline":
         from syn_pipelines.utils.llm.offline import OfflineBackend
 
         return OfflineBackend()
-    if not model:
-        raise UserError("--backend=transformers needs --model_from_pretrained (a local folder or a hub name).")
+    log.debug("backend %s: %s", name, reason)
     from syn_pipelines.utils.llm.transformers_backend import TransformersBackend
 
-    return TransformersBackend(model, batch_size=batch_size, n_gpu=n_gpu)
+    return TransformersBackend(opts.model_from_pretrained, batch_size=opts.batch_size, n_gpu=opts.n_gpu)
+
+
+def _chosen(opts: LlmOptions) -> tuple[str, str]:
+    """Name of the backend, and why this one."""
+    model = opts.model_from_pretrained
+    if opts.backend == "offline":
+        if model:
+            raise UserError(f"--backend=offline uses no model, but --model_from_pretrained={model} is given. "
+                            "Leave one of them out.")
+        return "offline", "--backend"
+    if opts.backend == "auto":
+        if not model:
+            raise UserError("no language model is given. Give one with --model_from_pretrained (a local folder or a hub "
+                            "name such as Qwen/Qwen2.5-0.5B-Instruct), or try the steps without one: --backend=offline.")
+        return "transformers", "--model_from_pretrained names a model"
+    if not model:
+        raise UserError(f"--backend={opts.backend} needs --model_from_pretrained (a local folder or a hub name).")
+    return opts.backend, "--backend"
