@@ -18,7 +18,8 @@ from tiny_models import KINDS, SENTENCES, build_tiny_model, edit_json, supports
 
 from syn_pipelines import UserError
 from syn_pipelines.utils.llm import Request
-from syn_pipelines.utils.llm.transformers_backend import TransformersBackend, batch_length, merge_system
+from syn_pipelines.utils.llm.generate_batches import batch_length
+from syn_pipelines.utils.llm.transformers_backend import TransformersBackend, merge_system
 from syn_pipelines.utils.llm.transformers_loading import Placement, choose_placement, load_model, parse_gpus
 from syn_pipelines.utils.llm.transformers_sampling import Row, TokenChooser, cut_reply, nucleus_floor
 
@@ -59,8 +60,11 @@ def checkpoint(folders, tmp_path):
     return copy
 
 
-def backend(folder: Path | str, batch_size: int = 4) -> TransformersBackend:
-    return TransformersBackend(str(folder), batch_size=batch_size)
+each_scheduler = pytest.mark.parametrize("scheduler", ["continuous", "generate"])
+
+
+def backend(folder: Path | str, batch_size: int = 4, scheduler: str = "continuous") -> TransformersBackend:
+    return TransformersBackend(str(folder), batch_size=batch_size, scheduler=scheduler)
 
 
 def ask(number: int, content: str, max_new_tokens: int = 12, **sampling) -> Request:
@@ -88,15 +92,20 @@ def greedy_by_hand(model: TransformersBackend, prompt: list[int], count: int) ->
     return ids[len(prompt) :]
 
 
-def patch_forward(model: TransformersBackend, wrong) -> list[torch.Tensor]:
-    """Put ``wrong(input_ids, call)`` in the place of the real model's forward; returns the list of inputs seen."""
+def patch_forward(model: TransformersBackend, wrong) -> list[list[list[int]]]:
+    """Put ``wrong(rows, call)`` in the place of the real model's forward; returns the list of rows seen.
+
+    rows: the token ids that each row feeds, whether they come padded side by side or packed end to end.
+    """
     model._load()
     real, seen = model._network.forward, []
 
     @functools.wraps(real)
     def forward(*args, **kwargs):
-        seen.append(kwargs["input_ids"])
-        return wrong(kwargs["input_ids"], functools.partial(real, *args, **kwargs))
+        packed = kwargs.get("slot_pass")
+        rows = [list(feed.tokens) for feed in packed.feeds] if packed else kwargs["input_ids"].tolist()
+        seen.append(rows)
+        return wrong(rows, functools.partial(real, *args, **kwargs))
 
     model._network.forward = forward
     return seen
@@ -326,9 +335,9 @@ def test_on_a_gpu_the_model_runs_in_bfloat16(kind, folders):
 
 @each_kind
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_p": 0.8}, {"temperature": 1.5}])
-def test_a_reply_is_the_same_alone_and_in_any_batch(kind, sampling, folders):
+def test_a_reply_is_the_same_alone_in_any_batch_and_with_either_scheduler(kind, sampling, folders):
     requests = mixed_requests(**sampling)
-    together = answers(backend(folders[kind], 8), requests)
+    together = answers(backend(folders[kind], 8, "generate"), requests)
     model = backend(folders[kind], 3)
     assert answers(model, requests[::-1]) == together
     assert {request.id: answers(model, [request])[request.id] for request in requests} == together
@@ -451,7 +460,7 @@ def test_the_prompt_is_the_chat_template_once(kind, folders):
     reply = answers(model, [request])["r0"]
     chat = list(request.messages)
     tokens = model._tokenizer.apply_chat_template(chat, tokenize=True, add_generation_prompt=True, return_dict=False)
-    assert seen[0].tolist() == [tokens]
+    assert seen[0] == [tokens]
     assert reply.prompt_tokens == len(tokens)
     begin = model._tokenizer.bos_token_id
     assert tokens.count(begin) == (1 if kind == "llama" else 0)
@@ -479,8 +488,7 @@ def test_without_a_chat_template_the_prompt_is_plain_and_said_once(checkpoint, c
         replies = answers(model, [ask(0, SENTENCES[0]), ask(1, "<|eot_id|>")])
     assert sum("has no chat template" in record.getMessage() for record in caplog.records) == 1
     assert replies["r0"].completion_tokens > 0
-    prompt = [i for i in seen[0].tolist()[0] if i != model._network.generation_config.pad_token_id]
-    assert model._tokenizer.decode(prompt) == "<|begin_of_text|>" + SENTENCES[0] + "\n"
+    assert model._tokenizer.decode(seen[0][0]) == "<|begin_of_text|>" + SENTENCES[0] + "\n"
 
 
 def test_a_template_file_of_its_own_is_read(checkpoint):
@@ -530,13 +538,14 @@ def test_a_prompt_without_room_for_a_reply_is_reported_not_cut(tmp_path):
 # ---- failures ----
 
 
-def test_a_row_that_breaks_the_model_costs_only_itself(folders):
-    model = backend(folders["llama"], 8)
+@each_scheduler
+def test_a_row_that_breaks_the_model_costs_only_itself(scheduler, folders):
+    model = backend(folders["llama"], 8, scheduler)
     requests = mixed_requests()
     right = answers(model, requests)
 
-    def choke(ids, call):
-        if (ids == mark_id(model)).any():
+    def choke(rows, call):
+        if any(mark_id(model) in row for row in rows):
             raise ValueError("cannot digest this\nsecond line")
         return call()
 
@@ -548,28 +557,30 @@ def test_a_row_that_breaks_the_model_costs_only_itself(folders):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("CUDA error: out of memory")])
-def test_a_batch_that_does_not_fit_the_memory_is_halved_for_good(error, folders, caplog):
-    model = backend(folders["llama"], 8)
+@each_scheduler
+def test_a_batch_that_does_not_fit_the_memory_is_halved_for_good(scheduler, error, folders, caplog):
+    model = backend(folders["llama"], 8, scheduler)
     requests = mixed_requests() + [ask(10 + i, SENTENCES[0], 3) for i in range(5)]
     right = answers(model, requests)
 
-    def small_memory(ids, call):
-        if len(ids) > 2:
+    def small_memory(rows, call):
+        if len(rows) > 2:
             raise error
         return call()
 
     seen = patch_forward(model, small_memory)
     with caplog.at_level(logging.WARNING):
         assert answers(model, requests) == right
-    assert [len(ids) for ids in seen if len(ids) > 2] == [8, 4]
+    assert [len(rows) for rows in seen if len(rows) > 2] == [8, 4]
     assert sum("out of memory" in record.getMessage() for record in caplog.records) == 2
 
 
-def test_a_row_that_never_fits_is_an_error_and_the_rest_go_on(folders):
-    model = backend(folders["llama"], 4)
+@each_scheduler
+def test_a_row_that_never_fits_is_an_error_and_the_rest_go_on(scheduler, folders):
+    model = backend(folders["llama"], 4, scheduler)
 
-    def no_room(ids, call):
-        if (ids == mark_id(model)).any():
+    def no_room(rows, call):
+        if any(mark_id(model) in row for row in rows):
             raise torch.OutOfMemoryError("tried to allocate 9 TiB")
         return call()
 
@@ -580,14 +591,17 @@ def test_a_row_that_never_fits_is_an_error_and_the_rest_go_on(folders):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_scores_that_are_not_numbers_are_an_error_not_garbage(temperature, folders):
-    model = backend(folders["llama"], 8)
+@each_scheduler
+def test_scores_that_are_not_numbers_are_an_error_not_garbage(scheduler, temperature, folders):
+    model = backend(folders["llama"], 8, scheduler)
     requests = mixed_requests(temperature=temperature)
     right = answers(model, requests)
 
-    def overflow(ids, call):
+    def overflow(rows, call):
         output = call()
-        output.logits[(ids == mark_id(model)).any(dim=1)] = float("nan")
+        bad = [i for i, row in enumerate(rows) if mark_id(model) in row]
+        # (rows, 1, vocabulary) from padded rows, (1, rows, vocabulary) from packed ones
+        output.logits.view(len(rows), -1)[bad] = float("nan")
         return output
 
     patch_forward(model, overflow)
@@ -596,10 +610,11 @@ def test_scores_that_are_not_numbers_are_an_error_not_garbage(temperature, folde
     assert replies == right
 
 
-def test_an_interrupt_is_not_swallowed(folders):
-    model = backend(folders["llama"])
+@each_scheduler
+def test_an_interrupt_is_not_swallowed(scheduler, folders):
+    model = backend(folders["llama"], scheduler=scheduler)
 
-    def interrupt(ids, call):
+    def interrupt(rows, call):
         raise KeyboardInterrupt
 
     patch_forward(model, interrupt)

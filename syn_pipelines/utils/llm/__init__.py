@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from syn_pipelines.utils.errors import UserError
@@ -106,10 +107,24 @@ def choose_backend(opts: LlmOptions) -> Backend:
         from syn_pipelines.utils.llm.offline import OfflineBackend
 
         return OfflineBackend()
-    log.debug("backend %s: %s", name, reason)
+    _announce(name, opts.model_from_pretrained, reason)
+    if name == "openai":
+        from syn_pipelines.utils.llm.openai_backend import OpenAIBackend
+
+        return OpenAIBackend(opts.model_from_pretrained, opts.base_url, concurrency=opts.concurrency,
+                             timeout_s=opts.timeout)
+    from syn_pipelines.utils.llm.glm3_backend import Glm3Backend
     from syn_pipelines.utils.llm.transformers_backend import TransformersBackend
 
-    return TransformersBackend(opts.model_from_pretrained, batch_size=opts.batch_size, n_gpu=opts.n_gpu)
+    local = Glm3Backend if name == "glm3" else TransformersBackend
+    return local(opts.model_from_pretrained, batch_size=opts.batch_size or 1, n_gpu=opts.n_gpu,
+                 scheduler=opts.scheduler, chat_template=opts.chat_template, trust_remote_code=opts.trust_remote_code)
+
+
+@cache
+def _announce(name: str, model: str, reason: str) -> None:
+    """Say what answers and why; once a process, for run_all chooses anew for each of its steps."""
+    log.info("backend %s for %s: %s", name, model, reason)
 
 
 def _chosen(opts: LlmOptions) -> tuple[str, str]:
@@ -119,12 +134,35 @@ def _chosen(opts: LlmOptions) -> tuple[str, str]:
         if model:
             raise UserError(f"--backend=offline uses no model, but --model_from_pretrained={model} is given. "
                             "Leave one of them out.")
+        if opts.base_url:
+            raise UserError(f"--backend=offline asks no server, but --base_url={opts.base_url} is given. Leave one of "
+                            "them out.")
         return "offline", "--backend"
+    if opts.base_url or opts.backend == "openai":
+        return "openai", _checked_server(opts)
     if opts.backend == "auto":
         if not model:
             raise UserError("no language model is given. Give one with --model_from_pretrained (a local folder or a hub "
                             "name such as Qwen/Qwen2.5-0.5B-Instruct), or try the steps without one: --backend=offline.")
-        return "transformers", "--model_from_pretrained names a model"
+        from syn_pipelines.utils.llm.glm3_backend import is_chatglm3
+
+        if opts.save_type_name.lower() == "glm3":
+            return "glm3", f"--save_type_name={opts.save_type_name}"
+        if is_chatglm3(model):
+            return "glm3", "the model is ChatGLM3"
+        return "transformers", "--model_from_pretrained is given, --base_url is not"
     if not model:
         raise UserError(f"--backend={opts.backend} needs --model_from_pretrained (a local folder or a hub name).")
     return opts.backend, "--backend"
+
+
+def _checked_server(opts: LlmOptions) -> str:
+    """Why a server answers; UserError when the flags do not go together."""
+    if opts.backend not in ("auto", "openai"):
+        raise UserError(f"--backend={opts.backend} asks no server, but --base_url={opts.base_url} is given. Leave one of "
+                        "them out.")
+    if not opts.base_url:
+        raise UserError("--backend=openai needs the server's address: --base_url, such as http://localhost:8000/v1.")
+    if not opts.model_from_pretrained:
+        raise UserError(f"--base_url={opts.base_url} needs --model_from_pretrained: the model's name on that server.")
+    return "--base_url is given" if opts.backend == "auto" else "--backend"

@@ -1,39 +1,39 @@
 """Answers from a local causal language model, through transformers and torch.
 
-Covered: any native architecture with safetensors weights, one GPU, several GPUs (layers spread over them) or the CPU,
-chat templates, greedy and seeded sampling, per-request limits, recovery from memory errors.
-Not covered: code that comes with a checkpoint, pickled weights, models that see images, more than one machine.
+Covered: any architecture with safetensors weights, one GPU, several GPUs (layers spread over them) or the CPU, chat
+templates, grammars, greedy and seeded sampling, per-request limits, recovery from memory errors.
+Not covered: pickled weights, models that see images, more than one machine.
 
 Importing this module and building the backend is cheap; torch is imported and the weights are read on first use.
 """
 
 from __future__ import annotations
 
-import copy
-import gc
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.llm import Reply, Request
+from syn_pipelines.utils.llm.checkpoints import check_checkpoint, first_line, quiet
+from syn_pipelines.utils.llm.decode_loop import DecodeLoop, Meter
+from syn_pipelines.utils.llm.generate_batches import GenerateBatches
+from syn_pipelines.utils.llm.guide import Guidance, Guide
+from syn_pipelines.utils.llm.slot_cache import slots_fit
 from syn_pipelines.utils.llm.transformers_loading import (
     choose_placement,
     context_length,
     end_token_ids,
-    find_checkpoint,
-    first_line,
-    is_out_of_memory,
     load_model,
     load_tokenizer,
     parse_gpus,
-    quiet,
 )
-from syn_pipelines.utils.llm.transformers_sampling import Row, RowStop, TokenChooser, cut_reply
+from syn_pipelines.utils.llm.transformers_sampling import Row, Written
+from syn_pipelines.utils.llm.vocabulary import UnsupportedTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,6 @@ _WINDOW_BATCHES = 32
 _LEAST_REPLY_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """Why a batch gave nothing. Keeps the text only: the exception would keep the batch's tensors alive."""
-
-    text: str
-    out_of_memory: bool
-
-
 class TransformersBackend:
     """Backend over a checkpoint folder or a hub name (see ``syn_pipelines.utils.llm.Backend``).
 
@@ -58,6 +50,10 @@ class TransformersBackend:
         model_from_pretrained: folder of a checkpoint, or its name on the Hugging Face hub.
         batch_size: most requests that run together. Halved, for the rest of the run, when the memory does not suffice.
         n_gpu: GPU number or list of them (``"0"``, ``"0,1"``, ``[0, 1]``). On a machine without a GPU: the CPU.
+        scheduler: "continuous" (``decode_loop``, where the model allows it) or "generate" (``generate_batches``).
+        chat_template: path of a template in place of the checkpoint's own.
+        trust_remote_code: run the code that comes with the checkpoint.
+        forcing: append tokens that a grammar forces without asking the model (switched off only to measure it).
 
     Raises:
         UserError: ``n_gpu`` or ``batch_size`` make no sense. What is wrong with the checkpoint is raised on first use.
@@ -65,11 +61,16 @@ class TransformersBackend:
 
     name = "transformers"
 
-    def __init__(self, model_from_pretrained: str, *, batch_size: int, n_gpu: str | int | Sequence[int] = "0") -> None:
+    def __init__(self, model_from_pretrained: str, *, batch_size: int, n_gpu: str | int | Sequence[int] = "0",
+                 scheduler: str = "continuous", chat_template: str = "", trust_remote_code: bool = False,
+                 forcing: bool = True) -> None:
         if batch_size < 1:
             raise UserError(f"--batch_size={batch_size}: less than 1. Choose how many requests run together.")
         self.model = model_from_pretrained
+        self.meter = Meter()
         self._gpus = parse_gpus(n_gpu)
+        self._scheduler, self._forcing = scheduler, forcing
+        self._chat_template, self._trust_remote_code = chat_template, trust_remote_code
         self._window = _WINDOW_BATCHES * batch_size
         self._rows_at_once = batch_size
         self._tokenizer: Any = None
@@ -77,11 +78,13 @@ class TransformersBackend:
         self._network: Any = None
         self._ends: list[int] = []
         self._context = 0
+        self._guidance: Guidance | None = None
+        self._held = True  # grammars work, or have not been tried yet
 
     def check(self) -> None:
         """Look for a local checkpoint's files without importing torch. Raises UserError. Hub names: looked up, fetched
         but for the weights."""
-        find_checkpoint(self.model, weights=False)
+        check_checkpoint(self.model, trust_remote_code=self._trust_remote_code, chat_template=self._chat_template)
 
     def count_tokens(self, text: str) -> int:
         """Length of ``text`` in tokens of this model, without special tokens. Does not load the weights.
@@ -94,7 +97,7 @@ class TransformersBackend:
             return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        """Answer every request exactly once, batch by batch, longest prompts of a window first.
+        """Answer every request exactly once, longest prompts of a window first.
 
         A request's reply does not depend on the other requests, up to float rounding. Requests are read ahead in
         windows of 32 batches. The weights are loaded only if there is a request.
@@ -103,30 +106,78 @@ class TransformersBackend:
             UserError: before the first reply, when the checkpoint cannot be used.
         """
         source = iter(requests)
-        while window := list(islice(source, self._window)):
-            self._load()
-            rows: list[Row] = []
-            for request in window:
-                ready = self._prepare(request)
-                if isinstance(ready, Reply):
-                    yield ready
-                else:
-                    rows.append(ready)
-            rows.sort(key=lambda row: (len(row.prompt), row.limit), reverse=True)
-            while rows:
-                size = batch_length(
-                    [(len(row.prompt), row.limit) for row in rows[: self._rows_at_once]], self._context
-                )
-                batch, rows = rows[:size], rows[size:]
-                yield from self._answer(batch)
+        window = list(islice(source, self._window))
+        if not window:
+            return
+        self._load()
+        refused: deque[Reply] = deque()
+        rows = self._rows(window, refused)
+        prefix = os.path.commonprefix([row.prompt for row in rows]) if len(rows) > 1 else []
+        later = chain.from_iterable(self._rows(more, refused)
+                                    for more in iter(lambda: list(islice(source, self._window)), []))
+        for reply in self._answers(chain(rows, later), prefix, slots=min(self._rows_at_once, max(1, len(rows)))):
+            yield from _drained(refused)
+            yield reply
+        yield from _drained(refused)
+
+    def _rows(self, requests: Sequence[Request], refused: deque[Reply]) -> list[Row]:
+        """Requests made ready to run, the longest first; those that cannot run are answered."""
+        ready = [self._prepare(request) for request in requests]
+        refused.extend(item for item in ready if isinstance(item, Reply))
+        rows = [item for item in ready if isinstance(item, Row)]
+        return sorted(rows, key=lambda row: (len(row.prompt), row.limit), reverse=True)
+
+    def _answers(self, rows: Iterable[Row], prefix: Sequence[int], slots: int) -> Iterator[Reply]:
+        if self._scheduler == "generate":
+            engine = GenerateBatches(self._network, slots=slots, ends=self._ends, context=self._context,
+                                     guide_of=lambda row: self._guide(row, forcing=False))
+            written = engine.run(rows)
+        else:
+            engine = DecodeLoop(self._network, slots=slots, ends=self._ends, guide_of=self._guide, meter=self.meter)
+            written = engine.run(rows, prefix=prefix)
+        for done in written:
+            if engine.slots < slots:  # the memory did not suffice for more
+                self._rows_at_once = engine.slots
+            yield self._reply(done)
+
+    def _guide(self, row: Row, *, forcing: bool = True) -> Guide | None:
+        """The grammar of a row; None where it has none, or where this model's tokens cannot be held to one."""
+        if row.request.constraint is None or not self._held:
+            return None
+        if self._guidance is None:
+            try:
+                self._guidance = Guidance(self._tokenizer, self._scores_width(), self._ends)
+            except (UnsupportedTokenizer, ImportError) as exc:
+                self._held = False
+                log.warning("%s: replies are not held to a grammar (%s)", self.model, exc)
+                return None
+        return Guide(self._guidance, row.request.constraint, row.limit, forcing=forcing and self._forcing)
+
+    def _scores_width(self) -> int:
+        head = self._network.get_output_embeddings()
+        return int(head.weight.shape[0] if head is not None else self._network.config.vocab_size)
+
+    def _reply(self, done: Written) -> Reply:
+        """A written reply as text."""
+        request, prompt = done.row.request, len(done.row.prompt)
+        if done.finish in ("error", "too_long"):
+            return Reply(request.id, "", done.finish, prompt, error=done.error)
+        if done.held and self._guidance:
+            text = self._guidance.text_of(done.tokens)
+        else:
+            text = self._tokenizer.decode(done.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Reply(request.id, text, done.finish, prompt, len(done.tokens),
+                     decoded="grammar" if done.held else "", closed=done.closed)
 
     def _load_tokenizer(self) -> None:
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.model)
+            self._tokenizer = load_tokenizer(self.model, trust_remote_code=self._trust_remote_code,
+                                             chat_template=self._chat_template)
             added = self._tokenizer.added_tokens_decoder.values()
             self._specials = [str(token) for token in added if token.special]
             if not self._tokenizer.chat_template:
-                log.warning("%s has no chat template: prompts are sent as plain text. Use a chat model", self.model)
+                log.warning("%s has no chat template: prompts are sent as plain text. Use a chat model, "
+                            "or give a template with --chat_template", self.model)
 
     def _load(self) -> None:
         """Weights, end tokens and a generation config of our own."""
@@ -134,13 +185,16 @@ class TransformersBackend:
             return
         self._load_tokenizer()
         placement = choose_placement(self._gpus)
-        network = load_model(self.model, placement)
+        network = load_model(self.model, placement, trust_remote_code=self._trust_remote_code)
         self._ends = end_token_ids(network, self._tokenizer)
         self._context = context_length(network.config, self._tokenizer)
         # generate() fills whatever is unset from here: the checkpoint's own sampling and repetition penalty would come
         # back, and a penalty on repetition makes a model avoid the words of the sentence it is asked to copy.
         network.generation_config = self._generation_config(network)
         self._network = network
+        if self._scheduler == "continuous" and (reason := slots_fit(network)):
+            log.info("--scheduler=generate is used: %s cannot run in slots (%s)", self.model, reason)
+            self._scheduler = "generate"
 
     def _generation_config(self, network: Any) -> Any:
         from transformers import GenerationConfig
@@ -196,96 +250,9 @@ class TransformersBackend:
                 raise
             return self._tokenizer.apply_chat_template(merged, **options)
 
-    def _answer(self, rows: list[Row]) -> Iterator[Reply]:
-        """Replies to all rows: a batch that fails is run again in halves (memory) or row by row (anything else)."""
-        todo = deque([rows])
-        while todo:
-            batch = todo.popleft()
-            if len(batch) > self._rows_at_once:  # queued before the memory turned out to be smaller still
-                todo.appendleft(batch[self._rows_at_once :])
-                batch = batch[: self._rows_at_once]
-            result = self._attempt(batch)
-            if not isinstance(result, _Failure):
-                yield from result
-                continue
-            if result.out_of_memory:
-                self._free_memory()
-            if len(batch) == 1:
-                request = batch[0].request
-                yield Reply(request.id, "", "error", prompt_tokens=len(batch[0].prompt), error=result.text)
-            elif result.out_of_memory:
-                self._rows_at_once = len(batch) // 2
-                log.warning("out of memory with %d requests at once: going on with %d", len(batch), self._rows_at_once)
-                todo.appendleft(batch)
-            else:
-                log.warning("a batch of %d requests failed (%s): asking them one by one", len(batch), result.text)
-                todo.extendleft([row] for row in reversed(batch))
-
-    def _attempt(self, rows: list[Row]) -> list[Reply] | _Failure:
-        try:
-            with quiet():
-                return self._run(rows)
-        except Exception as exc:
-            return _Failure(first_line(exc), is_out_of_memory(exc))
-
-    def _run(self, rows: list[Row]) -> list[Reply]:
-        """One call of the model. Prompts are padded on the left, so that every reply begins in the same column."""
-        import torch
-        from transformers import LogitsProcessorList, StoppingCriteriaList
-
-        device = self._network.device
-        width = max(len(row.prompt) for row in rows)
-        config = copy.deepcopy(self._network.generation_config)
-        config.max_new_tokens = max(row.limit for row in rows)
-        pads = [width - len(row.prompt) for row in rows]
-        ids = [[config.pad_token_id] * pad + row.prompt for pad, row in zip(pads, rows)]
-        mask = [[0] * pad + [1] * len(row.prompt) for pad, row in zip(pads, rows)]
-        chooser = TokenChooser(rows, width, device)
-        with torch.inference_mode():
-            output = self._network.generate(
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                generation_config=config,
-                logits_processor=LogitsProcessorList([chooser]),
-                stopping_criteria=StoppingCriteriaList([RowStop(rows, width, chooser)]),
-            )
-        written = output[:, width:].tolist()
-        broken = chooser.broken.tolist()
-        return [self._reply(row, tokens, bad) for row, tokens, bad in zip(rows, written, broken)]
-
-    def _reply(self, row: Row, tokens: list[int], broken: bool) -> Reply:
-        """Cut a row of the output at its first end token or at its own limit."""
-        if broken:
-            error = "ArithmeticError: the model's scores are not numbers"
-            return Reply(row.request.id, "", "error", prompt_tokens=len(row.prompt), error=error)
-        kept, finish = cut_reply(tokens, row.limit, self._ends)
-        text = self._tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Reply(row.request.id, text, finish, len(row.prompt), len(kept))
-
-    def _free_memory(self) -> None:
-        import torch
-
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def batch_length(sizes: Sequence[tuple[int, int]], context: int) -> int:
-    """How many of these rows fit one batch: the longest prompt with the longest reply must fit the context.
-
-    A finished row goes on being padded until the last one ends, and models with learned positions fail beyond their
-    context. Rows are taken from the front; the first one always fits by itself.
-
-    Args:
-        sizes: (prompt tokens, most reply tokens) of each row, at least one.
-        context: most tokens of the model.
-    """
-    prompt = reply = 0
-    for count, (tokens, limit) in enumerate(sizes):
-        prompt, reply = max(prompt, tokens), max(reply, limit)
-        if count and prompt + reply > context:
-            return count
-    return len(sizes)
+def _drained(replies: deque[Reply]) -> Iterator[Reply]:
+    while replies:
+        yield replies.popleft()
 
 
 def merge_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:

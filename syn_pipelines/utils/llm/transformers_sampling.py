@@ -1,12 +1,15 @@
-"""Per-row token choice for the transformers backend: seeded sampling, limits of length, and where a reply is cut.
+"""Per-row token choice for models in this process: seeded sampling, limits of length, and where a reply is cut.
 
-One batch may mix greedy and sampled rows, temperatures, seeds and limits; no row depends on its neighbours.
+One batch may mix greedy and sampled rows, temperatures, seeds and limits; no row depends on its neighbours. A sampled
+row draws from a generator of its own seed, one number a token, and takes the token at that point of its cumulated
+probabilities (in vocabulary order, after temperature and top-p). So a reply is a function of the request, on any device
+and in any batch, up to float rounding.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +19,7 @@ from syn_pipelines.utils.llm import Request
 _NUCLEUS_GUESS = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """A request ready to run. prompt: token ids; limit: most tokens of the reply, at least 1."""
 
@@ -25,53 +28,90 @@ class Row:
     limit: int
 
 
+@dataclass(frozen=True)
+class Written:
+    """A reply as tokens. finish, error: as in ``Reply``; held: a grammar held it; closed: the grammar had to close it."""
+
+    row: Row
+    tokens: list[int]
+    finish: str
+    error: str = ""
+    held: bool = False
+    closed: bool = False
+
+
+def choose_tokens(scores: Any, requests: Sequence[Request], draw: Callable[[int], float],
+                  ) -> tuple[list[int], list[bool]]:
+    """The next token of every row, greedily or drawn as its request says.
+
+    Args:
+        scores: float32 (rows, vocabulary), minus infinity where a token may not come.
+        draw: the random number in [0, 1) of a row, asked for sampled rows only.
+
+    Returns:
+        (token of each row, whether its scores were numbers; argmax answers 0 where they are not).
+    """
+    import torch
+
+    best, tokens = scores.max(dim=-1)
+    sampled = [i for i, request in enumerate(requests) if request.temperature > 0]
+    if sampled:
+        def column(values: list[float]) -> Any:
+            return torch.tensor(values, dtype=torch.float64, device=scores.device)[:, None]
+
+        rows = scores if len(sampled) == len(requests) else scores[sampled]
+        drawn = draw_tokens(rows, column([requests[i].temperature for i in sampled]),
+                            column([requests[i].top_p for i in sampled]), column([draw(i) for i in sampled]))
+        tokens[sampled] = drawn
+    both = torch.stack([tokens, torch.isfinite(best).to(tokens.dtype)]).tolist()  # one wait for the device
+    return both[0], [bool(sound) for sound in both[1]]
+
+
+def draw_tokens(scores: Any, temperature: Any, top_p: Any, points: Any) -> Any:
+    """The token at a point of each row's cumulated probabilities.
+
+    Args:
+        scores: float (rows, vocabulary). temperature, top_p, points: float64 (rows, 1); points in [0, 1).
+
+    Returns:
+        int64 (rows,).
+    """
+    import torch
+
+    top = scores.amax(dim=-1, keepdim=True)
+    probabilities = torch.softmax((scores - top).double() / temperature, dim=-1)
+    if bool((top_p < 1).any()):
+        probabilities = probabilities.masked_fill(probabilities < nucleus_floor(probabilities, top_p), 0.0)
+    heap = probabilities.cumsum(dim=-1)
+    return torch.searchsorted(heap, points * heap[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)[:, 0]
+
+
 class TokenChooser:
-    """Picks the next token of every sampled row itself, so that generate() can go on greedily.
+    """Picks the next token of every sampled row itself, so that generate() can go on greedily; a logits processor.
 
-    Each row draws from a generator of its own seed, one number a token, and takes the token at that point of its
-    cumulated probabilities (in vocabulary order, after temperature and top-p). So a reply is a function of the request,
-    on any device and in any batch, up to float rounding. Rows with temperature 0 pass through.
-
-    broken: bool (rows,), rows whose scores were not numbers; checked here because argmax answers 0 for them.
+    broken: bool (rows,), rows whose scores were not numbers.
     """
 
     def __init__(self, rows: Sequence[Row], width: int, device: Any) -> None:
         import torch
 
         self.broken = torch.zeros(len(rows), dtype=torch.bool, device=device)
-        self._width = width
-        heat = [max(row.request.temperature, 0.0) for row in rows]
-        self._any_sampled = any(heat)
-        self._cut_tail = any(row.request.top_p < 1 for row in rows)
-        if not self._any_sampled:
-            return
-        steps = max(row.limit for row in rows)
-        draws = []
-        for row in rows:
-            numbers = random.Random(row.request.seed)
-            draws.append([numbers.random() for _ in range(steps)])
-        self._draws = torch.tensor(draws, dtype=torch.float64, device=device)  # rows x steps
-        self._sampled = torch.tensor([value > 0 for value in heat], device=device)
-        self._heat = torch.tensor([value or 1.0 for value in heat], dtype=torch.float64, device=device)[:, None]
-        self._top_p = torch.tensor([row.request.top_p for row in rows], dtype=torch.float64, device=device)[:, None]
+        self._requests = [row.request for row in rows]
+        self._numbers = [random.Random(request.seed) for request in self._requests]
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """scores: float (rows, vocabulary). Returns the same with all but the drawn token at -inf in sampled rows."""
+        """scores: float (rows, vocabulary). Returns the same with all but the chosen token at -inf in sampled rows."""
         import torch
 
-        top = scores.amax(dim=-1, keepdim=True)
-        self.broken |= ~torch.isfinite(top[:, 0])
-        if not self._any_sampled:
-            return scores
-        step = min(input_ids.shape[1] - self._width, self._draws.shape[1] - 1)
-        probabilities = torch.softmax((scores - top).double() / self._heat, dim=-1)
-        if self._cut_tail:
-            probabilities = probabilities.masked_fill(probabilities < nucleus_floor(probabilities, self._top_p), 0.0)
-        heap = probabilities.cumsum(dim=-1)
-        point = self._draws[:, step : step + 1] * heap[:, -1:]
-        drawn = torch.searchsorted(heap, point, right=True).clamp(max=scores.shape[-1] - 1)
-        only = torch.full_like(scores, float("-inf")).scatter_(1, drawn, 0.0)
-        return torch.where(self._sampled[:, None], only, scores)
+        points = [numbers.random() for numbers in self._numbers]
+        tokens, sound = choose_tokens(scores, self._requests, points.__getitem__)
+        self.broken |= ~torch.tensor(sound, device=self.broken.device)
+        sampled = [i for i, request in enumerate(self._requests) if request.temperature > 0]
+        if sampled:
+            scores = scores.clone()
+            scores[sampled] = float("-inf")
+            scores[sampled, [tokens[i] for i in sampled]] = 0.0
+        return scores
 
 
 class RowStop:
