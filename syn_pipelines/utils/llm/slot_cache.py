@@ -41,7 +41,7 @@ class Feed:
 class Pass:
     """Where the tokens of one pass lie. Feed ``i`` belongs to slot ``i``; every feed holds a token.
 
-    ids, positions: int64 (1, N). last: int64 (R,), index of every row's last token among the N.
+    ids, positions: int64 (1, N). last: index of every row's last token among the N.
     """
 
     def __init__(self, feeds: Sequence[Feed], device: Any) -> None:
@@ -58,7 +58,7 @@ class Pass:
         slots = np.repeat(np.arange(len(feeds)), lengths)
         packed = torch.from_numpy(np.stack([flat, places, slots])).to(device)
         self.ids, self.positions, self._slots = packed[:1], packed[1:2], packed[2]
-        self.last = torch.from_numpy(ends - 1).to(device)
+        self.last = (ends - 1).tolist()  # no tensor: in a spread model the last layer is on another device
         self._groups = [_Group(lengths[rows], starts[rows], int(ends[rows][0] - lengths[rows][0]), rows, device)
                         for rows in _split(lengths)]
         self._moved: dict[Any, tuple] = {}
