@@ -25,6 +25,7 @@ from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, w
 from syn_pipelines.utils.options import TextOptions, command_of, load_options
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.records import Record, read_sentences, read_train
+from syn_pipelines.utils.subsets import nested_subsets
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
 
 STEP = "s4_split_data"
@@ -33,18 +34,6 @@ STEP = "s4_split_data"
 @dataclass(frozen=True)
 class Options(TextOptions):
     """Options of step 4."""
-
-
-def nested_subsets(ids: Collection[str], shares: Iterable[float], *, seed: int) -> dict[float, set[str]]:
-    """Subsets of ids by share; each is contained in every larger one.
-
-    The order is that of a hash of seed and id, so it does not depend on the order of ``ids``.
-
-    Args:
-        ids: distinct. shares: in (0, 1]; a subset holds the nearest whole number of ids, at least one.
-    """
-    order = sorted(ids, key=lambda identity: (hashlib.sha256(f"{seed}:{identity}".encode()).digest(), identity))
-    return {share: set(order[:max(1, round(len(order) * share))]) for share in shares}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from workspace import tree_bytes
 import syn_pipelines.s1_predict_data as s1
 import syn_pipelines.s2_continous_generation as s2
 from syn_pipelines import UserError
-from syn_pipelines.utils import annotate
+from syn_pipelines.utils import questions
 from syn_pipelines.utils.llm import Reply
 from syn_pipelines.utils.summary import run_script
 
@@ -160,8 +160,8 @@ def test_a_backend_that_forgets_a_request_loses_no_record(folder, use, monkeypat
 # --- the fingerprint -------------------------------------------------------------------------------------------------
 
 def other_prompt(monkeypatch):
-    load = annotate.load_prompt
-    for module in (annotate, s2):
+    load = questions.load_prompt
+    for module in (questions, s2):
         monkeypatch.setattr(module, "load_prompt", lambda *args: dataclasses.replace(load(*args), sha256="0" * 64))
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from syn_pipelines.utils._inline_reply import read_inline
 from syn_pipelines.utils._loose_json import Num, Obj, TopValue, decode_strict, read_values, unescape
 from syn_pipelines.utils._reply_items import CANONICAL, Found, Mode, is_closed, is_pair
 
@@ -37,7 +38,7 @@ class ParsedReply:
     Attributes:
         items: [{"entity", "type"}, ...] or [{"word", "pos"}, ...] in the reply's order, duplicates kept; the values are
             decoded but neither stripped nor normalised, and can be stored as UTF-8. A surface may be empty.
-        status: "ok": a JSON array of well-formed items, as asked for; "repaired": usable, but something was mended or
+        status: "ok": a JSON array of well-formed items (or tagged words on one line), as asked for; "repaired": usable, but something was mended or
             left out; "rejected": nothing usable, ``items`` is empty.
         reason: "" for ok; for repaired what was mended, the gravest first ("unterminated" before all others, then from
             the outside in); for rejected why (empty_reply, no_json, no_items, unclosed_think, unterminated).
@@ -51,15 +52,18 @@ class ParsedReply:
     dropped: int
 
 
-def parse_reply(reply: str, mode: Mode, *, cut: bool = False) -> ParsedReply:
+def parse_reply(reply: str, mode: Mode, *, cut: bool = False, reply_format: str = "json") -> ParsedReply:
     """Read the items of a model's reply; never raises, whatever the text.
 
     Args:
         reply: the text as generated.
         mode: "entity" or "pos": the keys of the items returned. Either mode's keys are understood in both.
-        cut: generation stopped at the token limit. Items whose closing brace is there are kept either way; a missing
-            brace is then never taken for a forgotten one.
+        cut: generation stopped at the token limit. Items whose closing brace (inline: the white space behind the tag) is
+            there are kept either way; a missing brace is then never taken for a forgotten one.
+        reply_format: what was asked for, "json" or "inline" (``word/TAG word/TAG``; JSON is understood there too).
     """
+    if reply_format == "inline":
+        return _read_inline(reply, mode, cut)
     text = reply.lstrip(_BLANK)
     if not text:
         return ParsedReply([], "rejected", "empty_reply", 0)
@@ -72,8 +76,29 @@ def parse_reply(reply: str, mode: Mode, *, cut: bool = False) -> ParsedReply:
         return _inner_reply(value, mode, cut)
     if not isinstance(value, (list, Obj)):
         return ParsedReply([], "rejected", "no_json", 0)
+    if isinstance(value, Obj) and len(value.pairs) == 1 and value.pairs[0][0] == "items" and type(value.pairs[0][1]) is list:
+        value = value.pairs[0][1]  # servers held to a JSON schema are asked for an object around the array
     found = _collect([TopValue(value, 0, len(text), "")], mode)
     return _result(found, [*notes, *found.notes, "single_object" if isinstance(value, Obj) else ""])
+
+
+def _read_inline(reply: str, mode: Mode, cut: bool) -> ParsedReply:
+    if not reply.strip(_BLANK):
+        return ParsedReply([], "rejected", "empty_reply", 0)
+    if reply.strip() == "[]":  # there is no word, in either form
+        return ParsedReply([], "ok", "", 0)
+    found = read_inline(reply, cut=cut)
+    if (found.odd or found.notes) and _OPENING.search(reply):
+        answer = parse_reply(reply, mode, cut=cut)
+        if answer.items and len(answer.items) >= len(found.items):
+            reason = "unterminated" if answer.reason == "unterminated" else "json"
+            return ParsedReply(answer.items, "repaired", reason, answer.dropped)
+    if not found.items:
+        grave = [note for note in found.notes if note in ("unclosed_think", "unterminated")]
+        return ParsedReply([], "rejected", grave[-1] if grave else "no_items", found.dropped)
+    keys = CANONICAL[mode]
+    return ParsedReply([dict(zip(keys, item)) for item in found.items], "repaired" if found.notes else "ok",
+                       found.notes[0] if found.notes else "", found.dropped)
 
 
 def _inner_reply(reply: str, mode: Mode, cut: bool) -> ParsedReply:

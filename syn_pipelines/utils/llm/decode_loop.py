@@ -80,10 +80,10 @@ class Writer:
             self._append(self.guide.begin() if self.guide else [])
 
     def watch_room(self) -> None:
-        """Let the grammar see how much room is left."""
+        """Let the grammar see how much room is left; what it then forces is fed before the next choice."""
         with self._failing():
             if self.guide:
-                self.guide.watch_room(self.row.limit - len(self.reply))
+                self._append(self.guide.watch_room(self.row.limit - len(self.reply)))
 
     def take(self, token: int | None, ends: frozenset[int]) -> None:
         """Append a chosen token and all that it forces, and see whether the reply ends there. None: none was good."""
@@ -243,14 +243,15 @@ class DecodeLoop:
     def _choose(self, scores: Any) -> None:
         """Choose the next token of every row whose prompt is fed, and append it."""
         started = time.perf_counter()
-        chosen = [i for i, writer in enumerate(self._live) if not writer.pending]
+        for writer in self._live:
+            if not writer.pending:
+                writer.watch_room()
+        chosen = [i for i, writer in enumerate(self._live) if not writer.pending and not writer.finish]
         writers = [self._live[i] for i in chosen]
         if len(writers) < len(self._live):
             scores = scores[chosen]
         if not writers:
             return
-        for writer in writers:
-            writer.watch_room()
         bits = fill_masks([writer.guide for writer in writers], scores.shape[-1])
         self._meter.mask_seconds += time.perf_counter() - started
         scores = scores.float()

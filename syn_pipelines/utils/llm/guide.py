@@ -60,30 +60,32 @@ class Guide:
 
     Args:
         limit: most tokens of the reply. When only just enough are left, the grammar closes the reply.
-        forcing: hand out the tokens that leave no choice; else the model is asked for them, too.
+        forcing: hand out the tokens that leave no choice. Else the model is asked for them one by one, with nothing
+            else to choose from.
     Raises:
         GuideError: the grammar does not work, or not even the shortest reply fits the limit ("too_long").
     """
 
     def __init__(self, guidance: Guidance, constraint: Constraint, limit: int, *, forcing: bool = True) -> None:
-        self._guidance, self._forcing = guidance, forcing
+        self.guidance, self._forcing = guidance, forcing
         self._closer = Closer(constraint, guidance.count_tokens)
         if self._closer.least > limit:
             raise GuideError(f"the shortest reply has {self._closer.least} tokens, there is room for {limit}", "too_long")
         self.matcher = guidance.matcher(lark_of(constraint))
         self.closed = False
-        self._written: list[int] = []
+        self._written: list[int] = []  # what the matcher has seen
+        self.owed: list[int] = []  # the last of these: forced, and not asked for yet
         self._pushed = 0
 
     @property
     def length(self) -> int:
-        """Tokens written so far."""
-        return len(self._written)
+        """Tokens of the reply so far."""
+        return len(self._written) - len(self.owed)
 
     @property
     def done(self) -> bool:
         """Whether the reply is whole and nothing can follow."""
-        return self.matcher.is_stopped() and not self.matcher.is_error()
+        return not self.owed and self.matcher.is_stopped() and not self.matcher.is_error()
 
     def begin(self) -> list[int]:
         """The tokens that stand before the first choice."""
@@ -91,32 +93,44 @@ class Guide:
 
     def take(self, token: int) -> list[int]:
         """Go on by a chosen token; returns those that are forced behind it."""
+        if self.owed:
+            if token != self.owed.pop(0):
+                raise GuideError(f"grammar: token {token} cannot come here")
+            return []
         if not self.matcher.consume_token(token):
             raise GuideError(f"grammar: {_first_line(self.matcher)}")
         self._written.append(token)
         return self._force()
 
-    def watch_room(self, left: int) -> None:
-        """Before a choice: with only just enough tokens left to close the reply, allow nothing but its end."""
+    def watch_room(self, left: int) -> list[int]:
+        """Before a choice: with only just enough tokens left to close the reply, allow nothing but its end.
+
+        Returns the tokens that are forced then.
+        """
         closer = self._closer
-        if self.closed or left > closer.most + closer.margin:
-            return
-        closer.push(decode_bytes(self._guidance.tokens, self._written[self._pushed:]))
+        if self.closed or self.owed or left > closer.most + closer.margin:
+            return []
+        closer.push(decode_bytes(self.guidance.tokens, self._written[self._pushed:]))
         self._pushed = len(self._written)
-        if left <= closer.room() + closer.margin:
-            matcher = self._guidance.matcher(closer.lark())
-            if not matcher.consume_tokens(self._written):
-                raise GuideError(f"grammar: {_first_line(matcher)}")
-            self.matcher, self.closed = matcher, True
+        if left > closer.room() + closer.margin:
+            return []
+        matcher = self.guidance.matcher(closer.lark())
+        if not matcher.consume_tokens(self._written):
+            raise GuideError(f"grammar: {_first_line(matcher)}")
+        self.matcher, self.closed = matcher, True
+        return self._force()
 
     def _force(self) -> list[int]:
-        if not self._forcing or self.matcher.is_stopped():
+        if self.matcher.is_stopped():
             return []
         tokens = self.matcher.compute_ff_tokens()
         if tokens and not self.matcher.consume_tokens(tokens):
             raise GuideError(f"grammar: {_first_line(self.matcher)}")
         self._written += tokens
-        return tokens
+        if self._forcing:
+            return tokens
+        self.owed = list(tokens)
+        return []
 
 
 def fill_masks(guides: Sequence[Guide | None], vocab_size: int) -> Any:
@@ -124,14 +138,19 @@ def fill_masks(guides: Sequence[Guide | None], vocab_size: int) -> Any:
 
     A matcher that breaks down here says so at the next ``Guide.take``.
     """
-    held = [(guide.matcher, row) for row, guide in enumerate(guides) if guide]
-    if not held:
+    held = [(guide.matcher, row) for row, guide in enumerate(guides) if guide and not guide.owed]
+    owing = [(guide.owed[0], row) for row, guide in enumerate(guides) if guide and guide.owed]
+    if not held and not owing:
         return None
     from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
     bits = allocate_token_bitmask(len(guides), vocab_size)  # all ones
-    executor = next(guide for guide in guides if guide)._guidance.executor
-    fill_next_token_bitmask_par(executor, held, bits)
+    if held:
+        executor = next(guide for guide in guides if guide).guidance.executor
+        fill_next_token_bitmask_par(executor, held, bits)
+    for token, row in owing:
+        bits[row] = 0
+        bits.view("uint32")[row, token // 32] = 1 << token % 32
     return bits
 
 

@@ -28,18 +28,16 @@ def guidance_tokenizer(tokenizer: Any, vocab_size: int, ends: Sequence[int]) -> 
     Args:
         tokenizer: of transformers, fast or slow.
         vocab_size: width of the model's scores; may be larger than the tokenizer's vocabulary.
-        ends: ids of all end tokens, at least one.
+        ends: ids of all end tokens; those that a fast tokenizer does not know are left out.
     Raises:
         UnsupportedTokenizer: not every text can be written with its tokens, or their bytes are not known.
     """
-    from llguidance import LLTokenizer
-
-    ends = [end for end in dict.fromkeys(ends) if 0 <= end < vocab_size]
+    fast = tokenizer.is_fast
+    ends = [end for end in dict.fromkeys(ends) if 0 <= end < (len(tokenizer) if fast else vocab_size)]
     if not ends:
         raise UnsupportedTokenizer("it has no end token")
     try:
-        source = _plain_json(tokenizer, ends) if tokenizer.is_fast else _SlowTokenizer(tokenizer, vocab_size, ends)
-        guidance = LLTokenizer(source, n_vocab=vocab_size, eos_token=ends)
+        guidance = _fast(tokenizer, vocab_size, ends) if fast else _slow(tokenizer, vocab_size, ends)
     except (ValueError, RuntimeError) as exc:  # llguidance's own words about a vocabulary that it cannot read
         raise UnsupportedTokenizer((str(exc).splitlines() or [type(exc).__name__])[0]) from exc
     single = {guidance.decode_bytes([i]) for i in range(vocab_size) if not guidance.is_special_token(i)}
@@ -58,23 +56,48 @@ def decode_bytes(guidance: LLTokenizer, ids: Sequence[int]) -> bytes:
     return guidance.decode_bytes([i for i in ids if not guidance.is_special_token(i)])
 
 
-def _plain_json(tokenizer: Any, ends: Sequence[int]) -> str:
-    """A fast tokenizer as JSON whose special tokens have names that no text holds.
+def _fast(tokenizer: Any, vocab_size: int, ends: list[int]) -> LLTokenizer:
+    from llguidance import LLTokenizer
 
-    Under their own names llguidance would force the special token where a sentence spells it out.
+    state = _plain_state(tokenizer, ends)
+    guidance = LLTokenizer(json.dumps(state), n_vocab=vocab_size, eos_token=ends)
+    if (state["decoder"] or {}).get("type") == "ByteLevel":
+        return guidance
+    special = [i for i in range(vocab_size) if guidance.is_special_token(i)]
+    tokens = [guidance.decode_bytes([i]) for i in range(vocab_size)]
+    return LLTokenizer(_Speller(tokens, special, ends, guidance.tokenize_str), n_vocab=vocab_size, eos_token=ends)
+
+
+def _plain_state(tokenizer: Any, ends: Sequence[int]) -> dict[str, Any]:
+    """A fast tokenizer as its JSON tells it, changed so that every text stays text.
+
+    Special tokens get names that no text holds: under their own, llguidance would force the special token where a
+    sentence spells it out. What alters a text (Unicode forms, a blank in front) is taken out where tokens are bytes.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state |= {"truncation": None, "padding": None, "post_processor": None}
-    special = {*tokenizer.all_special_ids, *ends}
+    decoder = (state["decoder"] or {}).get("type")
+    if decoder == "ByteLevel":
+        state["normalizer"] = None
+        for step in (state["pre_tokenizer"] or {}).get("pretokenizers", [state["pre_tokenizer"] or {}]):
+            if step.get("type") == "ByteLevel":
+                step["add_prefix_space"] = False
+    elif decoder == "Metaspace":  # the same in the words that llguidance knows
+        blank = {"type": "Replace", "pattern": {"String": _BLANK}, "content": " "}
+        state["decoder"] = {"type": "Sequence", "decoders": [blank, {"type": "ByteFallback"}, {"type": "Fuse"}]}
+    _rename_special(state, {*tokenizer.all_special_ids, *ends}, tokenizer.backend_tokenizer.id_to_token)
+    return state
+
+
+def _rename_special(state: dict[str, Any], special: set[int], name_of: Callable[[int], str | None]) -> None:
     listed = {token["id"]: token for token in state["added_tokens"]}
+    for i in special - set(listed):
+        listed[i] = {"id": i, **dict.fromkeys(("special", "single_word", "lstrip", "rstrip", "normalized"), False)}
     renamed = {}
-    for i in sorted(special | set(listed)):
-        name = tokenizer.backend_tokenizer.id_to_token(i)
-        token = listed.setdefault(i, dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"id": i})
-        if name is None:  # an end token beyond the vocabulary
-            del listed[i]
-        elif i in special or any(token[key] for key in ("special", "lstrip", "rstrip", "single_word")):
-            renamed[name] = token["content"] = f"<\ufdd0{i}\ufdd0>"
+    for i, token in listed.items():
+        # One that takes blanks around it along is no text either.
+        if i in special or any(token[key] for key in ("special", "lstrip", "rstrip", "single_word")):
+            renamed[name_of(i)] = token["content"] = f"<\ufdd0{i}\ufdd0>"
             token["special"] = True
     state["added_tokens"] = [listed[i] for i in sorted(listed)]
     model = state["model"]
@@ -85,41 +108,34 @@ def _plain_json(tokenizer: Any, ends: Sequence[int]) -> str:
         model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in vocab]
     if model.get("unk_token"):
         model["unk_token"] = renamed.get(model["unk_token"], model["unk_token"])
-    return json.dumps(state)
 
 
-class _SlowTokenizer:
-    """What ``LLTokenizer`` asks of a tokenizer that it cannot read itself."""
+class _Speller:
+    """A tokenizer as ``LLTokenizer`` takes it: bytes of every token, and the tokens of a text.
+
+    own_ids: the tokens that the tokenizer itself would choose; they are taken where they spell the text exactly, and
+    otherwise (it changes the text, or knows no bytes) the longest token each.
+    """
 
     is_tokenizer_wrapper = True
 
-    def __init__(self, tokenizer: Any, vocab_size: int, ends: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self._sentencepiece = _sentencepiece_of(tokenizer)
-        bytes_of = self._bytes_of()
-        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder, *ends}
+    def __init__(self, tokens: list[bytes], special: list[int], ends: Sequence[int],
+                 own_ids: Callable[[str], list[int]]) -> None:
+        self.tokens, self.special_token_ids, self._own_ids = tokens, special, own_ids
         self.eos_token_id, self.bos_token_id = ends[0], None
-        self.tokens: list[bytes] = []
-        self.special_token_ids: list[int] = []
-        for i in range(vocab_size):
-            data = None if i in special else bytes_of(_token(tokenizer, i))
-            if not data:  # special, or a hole in the vocabulary
-                self.special_token_ids.append(i)
-                data = f"<|{i}|>".encode()
-            self.tokens.append(data)
-        barred = set(self.special_token_ids)
-        self._ids = {data: i for i, data in reversed([*enumerate(self.tokens)]) if i not in barred}
+        barred = set(special)
+        self._ids = {data: i for i, data in reversed([*enumerate(tokens)]) if i not in barred}
         self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """The tokens of a text as the tokenizer itself would choose them; where it changes the text, the longest each."""
         data = text.encode() if isinstance(text, str) else bytes(text)
         try:
             ids = self._own_ids(data.decode("utf-8"))
         except UnicodeDecodeError:
             ids = []
-        if b"".join(self.tokens[i] for i in ids) == data:
-            return ids
+        return ids if b"".join(self.tokens[i] for i in ids) == data else self._longest_each(data)
+
+    def _longest_each(self, data: bytes) -> list[int]:
         ids, at = [], 0
         while at < len(data):
             size = next((n for n in range(self._longest, 0, -1) if data[at:at + n] in self._ids), 0)
@@ -129,34 +145,49 @@ class _SlowTokenizer:
             at += size
         return ids
 
-    def _own_ids(self, text: str) -> list[int]:
+
+def _slow(tokenizer: Any, vocab_size: int, ends: list[int]) -> LLTokenizer:
+    from llguidance import LLTokenizer
+
+    pieces = _sentencepiece_of(tokenizer)
+    bytes_of = _bytes_of(tokenizer, pieces)
+    barred = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder, *ends}
+    tokens, special = [], []
+    for i in range(vocab_size):
+        data = None if i in barred else bytes_of(_token(tokenizer, i))
+        if not data:  # special, or a hole in the vocabulary
+            special.append(i)
+        tokens.append(data or f"<|{i}|>".encode())
+
+    def own_ids(text: str) -> list[int]:
         # _tokenize: the public method would find special tokens in the text, whatever it is asked. Sentencepiece puts a
-        # blank before a text; behind a line break it does not.
-        lead = "\n" if self._sentencepiece else ""
-        ids = [self._tokenizer._convert_token_to_id(token) for token in self._tokenizer._tokenize(lead + text)]
-        skipped = b""
-        while lead and ids and skipped not in (b"\n", b" \n"):
-            skipped += self.tokens[ids.pop(0)]
-        barred = len(self.tokens)
-        return [] if any(i is None or i >= barred for i in ids) else ids
+        # blank before a text, but not behind a line break.
+        ids = [tokenizer._convert_token_to_id(token) for token in tokenizer._tokenize("\n" * bool(pieces) + text)]
+        before = b""
+        while pieces and ids and before not in (b"\n", b" \n"):
+            before += tokens[ids.pop(0)]
+        return ids if all(i is not None and i < vocab_size for i in ids) else []
 
-    def _bytes_of(self) -> Callable[[Any], bytes | None]:
-        """The function from a token, as the tokenizer spells it, to its bytes (None: special)."""
-        if self._sentencepiece:
-            return self._of_sentencepiece
-        table = getattr(self._tokenizer, "byte_decoder", None)
-        if table:
-            return lambda token: bytes(table[c] for c in token) if token and set(token) <= table.keys() else None
-        if any(isinstance(_token(self._tokenizer, i), bytes) for i in range(256)):
-            return lambda token: token if isinstance(token, bytes) else None
-        raise UnsupportedTokenizer(f"the bytes of the tokens of {type(self._tokenizer).__name__} are not known")
+    return LLTokenizer(_Speller(tokens, special, ends, own_ids), n_vocab=vocab_size, eos_token=ends)
 
-    def _of_sentencepiece(self, token: Any) -> bytes | None:
-        model = self._sentencepiece
-        i = model.piece_to_id(token) if token else model.unk_id()
-        if i == model.unk_id() or model.is_control(i) or model.is_unused(i):
-            return None
-        return bytes([int(token[3:5], 16)]) if model.is_byte(i) else token.replace(_BLANK, " ").encode()
+
+def _bytes_of(tokenizer: Any, pieces: Any) -> Callable[[Any], bytes | None]:
+    """The function from a token, as the tokenizer spells it, to its bytes (None: it is no text)."""
+    table = getattr(tokenizer, "byte_decoder", None)
+    if pieces:
+        return lambda token: _bytes_of_piece(pieces, token)
+    if table:
+        return lambda token: bytes(table[c] for c in token) if token and set(token) <= table.keys() else None
+    if any(isinstance(_token(tokenizer, i), bytes) for i in range(256)):
+        return lambda token: token if isinstance(token, bytes) else None
+    raise UnsupportedTokenizer(f"the bytes of the tokens of {type(tokenizer).__name__} are not known")
+
+
+def _bytes_of_piece(pieces: Any, token: Any) -> bytes | None:
+    i = pieces.piece_to_id(token) if token else pieces.unk_id()
+    if i == pieces.unk_id() or pieces.is_control(i) or pieces.is_unused(i):
+        return None
+    return bytes([int(token[3:5], 16)]) if pieces.is_byte(i) else token.replace(_BLANK, " ").encode()
 
 
 def _sentencepiece_of(tokenizer: Any) -> Any | None:
