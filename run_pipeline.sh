@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/environment.sh
-make_environment requirements.txt
+make_environment .venv 3.12 requirements.txt
 
 case " $* " in
   *" --config"*) ;;

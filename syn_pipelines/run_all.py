@@ -18,10 +18,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from syn_pipelines.s5_merge_data import Labels
+from syn_pipelines.utils.annotate import refuse_contradictions
+from syn_pipelines.utils.dry_run import Plan, Plans, show
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.llm import choose_backend
@@ -38,9 +41,12 @@ from syn_pipelines.utils.options import (
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.prompts import load_prompt
 from syn_pipelines.utils.records import read_sentences, read_train
+from syn_pipelines.utils.stored_replies import has_replies
 from syn_pipelines.utils.summary import Account, Summary, count_lines, run_script, table
 
 log = logging.getLogger(__name__)
+
+SENTENCES_OF_AN_EXPLANATION = 4  # that pass the filters; the prompt asks for three to eight
 
 # In these scripts --model_from_pretrained and --batch_size speak of the NER model, so flags of this script stay away.
 NER_SCRIPTS = ("train_ner", "s7_pred_syn_data", "eval_ner")
@@ -114,6 +120,8 @@ def check(opts: Options, paths: RunPaths, steps: Sequence[Step]) -> None:
     replies = [paths.synthetic, *(paths.annotation(mode, synthetic) for mode in MODES for synthetic in (False, True))]
     answered = all(read_manifest(path).get("complete") for path in replies)
     for llm in (step.opts for step in steps if isinstance(step.opts, LlmOptions)):
+        if llm.reparse:
+            continue
         backend = choose_backend(llm)
         if not answered or opts.overwrite or opts.retry_failed:  # else the model may be gone: nobody will ask it
             backend.check()
@@ -152,6 +160,7 @@ class Report:
             # Step 8 repeats the merge of step 5 with the target labels added.
             if not name.startswith("s8") and not name.startswith("eval_ner"):
                 lines += [f"  {name.split('_')[0]}  {account}" for account in summary.accounts]
+                lines += [f"  {name.split('_')[0]}  {summary.usage}"] if summary.usage else []
         return ["What became of every record:", *lines] if lines else []
 
     def _advice(self) -> list[str]:
@@ -162,16 +171,67 @@ class Report:
                 "--model_from_pretrained=Qwen/Qwen2.5-0.5B-Instruct --save_type_name=Qwen2.5"]
 
 
-def run(opts: Options, given: Mapping[str, Any]) -> Report:
-    """Run what is not complete yet. ``given``: the flags or keywords really given, for the steps."""
+def output_of(step: Step, paths: RunPaths) -> Path:
+    """The file that a step publishes out of its model's replies."""
+    if step.script == "s2_continous_generation":
+        return paths.synthetic
+    return paths.annotation(step.opts.mode, synthetic=step.script == "s3_predict_syn_data")
+
+
+def settle_reparse(steps: Sequence[Step], paths: RunPaths) -> None:
+    """With --reparse, the steps without a stored reply ask as ever. UserError for flags that contradict it."""
+    for step in steps:
+        if isinstance(step.opts, LlmOptions):
+            refuse_contradictions(step.opts)
+            if step.opts.reparse and not has_replies(paths, output_of(step, paths)):
+                step.opts = dataclasses.replace(step.opts, reparse=False)
+
+
+def labelled_by(step: Step, paths: RunPaths) -> str:
+    """Backend and model of the labels, for people."""
+    if step.opts.reparse:
+        made = read_manifest(output_of(step, paths)).get("fingerprint") or {"backend": "stored replies", "model": "?"}
+    else:
+        backend = choose_backend(step.opts)
+        made = {"backend": backend.name, "model": backend.model}
+    return made["backend"] if made["backend"] == "offline" else f"{made['backend']} ({made['model']})"
+
+
+def dry_run(paths: RunPaths, steps: Sequence[Step]) -> Plans:
+    """What the steps that ask a model would ask and cost; they are the only ones looked at, and write nothing."""
+    result = Plans()
+    explanations = None
+    for step in steps:
+        if step.script == "s3_predict_syn_data" and explanations and (explanations.pending or not paths.synthetic.is_file()):
+            result.later.append(_guess(step, explanations, result.plans))
+        if step.script != "s3_predict_syn_data" or paths.synthetic.is_file():
+            plan = step.module.run(step.opts).plan
+            result.plans.append(plan)
+            explanations = plan if step.script == "s2_continous_generation" else explanations
+    return result
+
+
+def _guess(step: Step, explanations: Plan, plans: Sequence[Plan]) -> str:
+    """What a step costs that asks about sentences which step 2 has still to write: as much each as an original one."""
+    count = explanations.pending * SENTENCES_OF_AN_EXPLANATION
+    like = next((p for p in plans if p.pending and p.step == f"s1_predict_data {step.opts.mode}"), None)
+    tokens = "" if like is None else (f", about {count * like.prompt_tokens // like.pending:,} prompt and "
+                                      f"{count * like.output_tokens // like.pending:,} output tokens")
+    return (f"{step.name} asks about the sentences that step 2 has still to write. With {SENTENCES_OF_AN_EXPLANATION} from "
+            f"each of {explanations.pending:,} explanations: {count:,} requests{tokens}.")
+
+
+def run(opts: Options, given: Mapping[str, Any]) -> Report | Plans:
+    """Run what is not complete yet, or plan it. ``given``: the flags or keywords really given, for the steps."""
     paths = RunPaths.of(opts)
     has_test = paths.split("test").is_file()
     steps = plan(has_test)
     configure(steps, given)
+    settle_reparse(steps, paths)
     check(opts, paths, steps)
-    llm = steps[0].opts
-    backend = choose_backend(llm)
-    name = backend.name if backend.name == "offline" else f"{backend.name} ({backend.model})"
+    if opts.dry_run:
+        return dry_run(paths, [step for step in steps if isinstance(step.opts, LlmOptions)])
+    name = labelled_by(steps[0], paths)
     log.info("run_all: %s, run %s, labelled by %s", paths.dataset, paths.run, name)
     report = Report(opts, paths, name)
     with _quiet(STALE_LOG):  # what a step makes out of date is renewed by those that follow
@@ -215,14 +275,14 @@ def _as_it_was(paths: RunPaths, step: Step) -> Summary:
     return summary
 
 
-def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Report:
+def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Report | Plans:
     """Run from the command line, or with keywords only (``cmd_args=False``); prints the report on the command line."""
     given = dict(overrides)
     if cmd_args is not False:
         given |= parse_flags(Options, sys.argv[1:] if cmd_args is True else cmd_args)
     report = run(load_options(Options, False, given), given)
     if cmd_args is not False:
-        print(report)
+        show(str(report))
     return report
 
 

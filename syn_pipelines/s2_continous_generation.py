@@ -16,25 +16,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from syn_pipelines.text.filters import candidates
+from syn_pipelines.text.filters import Candidate, candidates
 from syn_pipelines.utils.annotate import (
-    Question,
     ask,
     backend_of,
     fingerprint,
-    journal_path,
-    opened_journal,
+    plan_asking,
     published,
+    refuse_contradictions,
     renewal,
 )
-from syn_pipelines.utils.journal import Journal, is_begun
+from syn_pipelines.utils.dry_run import Plan, model_name, result_of
+from syn_pipelines.utils.inventories import TargetName
+from syn_pipelines.utils.journal import Replies, is_begun
 from syn_pipelines.utils.jsonl import write_jsonl
 from syn_pipelines.utils.language import Language, language_of
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import LlmOptions, at_least, between, load_options, option
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.prompts import Prompt, load_prompt
+from syn_pipelines.utils.questions import Question, explain_prints, explain_question, target_names
 from syn_pipelines.utils.records import Record, read_train
+from syn_pipelines.utils.stored_replies import journal_path, opened_journal, replies_so_far, replies_to_reparse
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
 
 # Room for an answer of a few sentences about each entity, in tokens of the model: a fixed budget, with some more for a
@@ -57,43 +60,67 @@ def run(opts: Options) -> Summary:
     """Ask for explanations of every sentence with entities and publish the sentences in them."""
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary:
+        refuse_contradictions(opts)
         sentences = list(read_train(paths))
         language = language_of(opts, (s["text"] for s in sentences))
-        settings = {"num_samples": opts.num_samples, "dense": language.dense, "lang": language.lang}
-        publisher = Publisher(paths, summary.step, settings, [paths.train], renewal(opts))
-        prompt = load_prompt("explain", language.lang)
-        questions = [q for s in sentences if s["entities"] for q in questions_about(s, language, prompt, opts.num_samples)]
-        backend = backend_of(opts)
-        sampling = {"temperature": opts.temperature, "top_p": opts.top_p}
-        # num_samples is no part of the fingerprint: asking for one more keeps those that are there.
-        prints = fingerprint(opts, backend, prompt, [q for q in questions if q.id.endswith("#1")], sampling)
-        if is_finished_without_replies(opts, paths, settings, prints):
-            summary.up_to_date = True
-            summary.notes.append(f"{paths.synthetic} is complete (the replies it was made from are gone)")
+        samples = samples_of(opts, paths)
+        settings = {"num_samples": samples, "dense": language.dense, "lang": language.lang}
+        publisher = Publisher(paths, summary.step, settings, [paths.train], renewal(opts, paths.synthetic))
+        prompt, names = load_prompt("explain", language.lang), target_names(paths)
+        questions = [q for s in sentences if s["entities"] for q in questions_about(s, language, prompt, names, samples)]
+        reader = Reader(sentences, language, prompt, samples)
+        if opts.reparse:
+            with replies_to_reparse(paths, paths.synthetic, questions, restore=None) as replies:
+                _publish(summary, paths, publisher, Harvest(reader, replies), replies.fingerprint)
         else:
-            with opened_journal(paths, paths.synthetic, prints, questions, overwrite=opts.overwrite,
-                                restore=None) as journal:
-                harvest = Harvest(sentences, journal, language, prompt, opts.num_samples)
-                useless = harvest.find_useless() if opts.retry_failed else ()
-                asked = ask(opts, backend, journal, questions, what=summary.step, sampling=sampling,
-                            is_bad=lambda entry: entry["id"] in useless, each=opts.num_samples)
-                harvest = Harvest(sentences, journal, language, prompt, opts.num_samples)
-                _publish(summary, opts, paths, publisher, harvest, prints, asked)
-        summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
+            _ask(summary, opts, paths, publisher, questions, reader, explain_prints(names))
+        if not opts.dry_run:
+            summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
 
 
-def _publish(summary: Summary, opts: Options, paths: RunPaths, publisher: Publisher, harvest: Harvest,
-             prints: Mapping[str, Any], asked: int) -> None:
+def samples_of(opts: Options, paths: RunPaths) -> int:
+    """Explanations of each sentence; --reparse, called without the flags of then, leaves none of those asked for out."""
+    settings = read_manifest(paths.synthetic).get("settings") if opts.reparse else None
+    before = settings.get("num_samples") if isinstance(settings, dict) else None
+    return max(opts.num_samples, before) if isinstance(before, int) else opts.num_samples
+
+
+def _ask(summary: Summary, opts: Options, paths: RunPaths, publisher: Publisher, questions: Sequence[Question],
+         reader: Reader, shape: Mapping[str, str]) -> None:
+    """Ask for what is missing and publish, or plan that."""
+    backend = backend_of(opts)
+    sampling = {"temperature": opts.temperature, "top_p": opts.top_p}
+    asking = {"what": summary.step, "sampling": sampling, "is_bad": reader.is_bad, "each": opts.num_samples,
+              "summary": summary, "unit": "explanation"}
+    # num_samples is no part of the fingerprint: asking for one more keeps those that are there.
+    prints = fingerprint(opts, backend, reader.prompt, [q for q in questions if q.id.endswith("#1")], sampling,
+                         shape=shape)
+    if is_finished_without_replies(opts, paths, publisher.settings, prints):
+        summary.up_to_date = True
+        summary.notes.append(f"{paths.synthetic} is complete (the replies it was made from are gone)")
+        if opts.dry_run:
+            summary.plan = Plan(summary.step, asking["unit"], model_name(backend), len(questions), len(questions), 0, [])
+    elif opts.dry_run:
+        with replies_so_far(paths, paths.synthetic, prints, questions, overwrite=opts.overwrite, restore=None) as replies:
+            plan_asking(opts, backend, replies, questions, paths=paths, settings={}, rule="explain", **asking)
+    else:
+        with opened_journal(paths, paths.synthetic, prints, questions, overwrite=opts.overwrite, restore=None) as journal:
+            ask(opts, backend, journal, questions, **asking)
+            _publish(summary, paths, publisher, Harvest(reader, journal), prints)
+
+
+def _publish(summary: Summary, paths: RunPaths, publisher: Publisher, harvest: Harvest,
+             prints: Mapping[str, Any]) -> None:
     """Write the synthetic sentences and their manifest, and report on them."""
     before = published(paths.synthetic)
     count, digest = write_jsonl(paths.synthetic, harvest.rows())
-    complete = not harvest.replies["not asked yet"]
+    complete = not harvest.counted["not asked yet"]
     publisher.publish(paths.synthetic, digest, harvest.counts(count), complete=complete, fingerprint=prints)
     harvest.report(summary)
     summary.outputs[str(paths.synthetic)] = count
-    summary.up_to_date = not asked and complete and digest == before
-    _warn(summary, opts, harvest)
+    summary.up_to_date = not summary.usage and complete and digest == before
+    _warn(summary, publisher.command, harvest)
 
 
 def is_finished_without_replies(opts: Options, paths: RunPaths, settings: Mapping[str, Any],
@@ -104,15 +131,31 @@ def is_finished_without_replies(opts: Options, paths: RunPaths, settings: Mappin
             and read_manifest(paths.synthetic).get("fingerprint") == prints)
 
 
-def questions_about(sentence: Record, language: Language, prompt: Prompt, samples: int) -> list[Question]:
+def questions_about(sentence: Record, language: Language, prompt: Prompt, names: Mapping[str, TargetName],
+                    samples: int) -> list[Question]:
     """One question a sample, with ids ``<sentence id>#1``, ``#2``, ..."""
-    text = language.join(sentence["text"])
-    listed = dict.fromkeys(f"{language.join(sentence['text'][e['start']:e['end']])} ({e['entity']})"
-                           for e in sentence["entities"])
-    message = {"role": "user", "content": prompt.render(text, "\n".join(listed))}
-    record = {"tokens": sentence["text"], "dense": language.dense, "lang": language.lang, "entities": sentence["entities"]}
-    return [Question(f"{sentence['id']}#{k}", (message,), (text, ANSWER_TOKENS_EACH, ANSWER_TOKENS), "explain", record)
+    return [explain_question(f"{sentence['id']}#{k}", sentence, language, prompt, names, (ANSWER_TOKENS_EACH, ANSWER_TOKENS))
             for k in range(1, samples + 1)]
+
+
+class Reader:
+    """Reads replies about the training sentences: which pieces of text are in them, and why one is of no use."""
+
+    def __init__(self, sentences: Sequence[Record], language: Language, prompt: Prompt, samples: int) -> None:
+        self.sentences, self.language, self.prompt, self.samples = sentences, language, prompt, samples
+        self._by_id = {sentence["id"]: sentence for sentence in sentences}
+
+    def pieces(self, entry: Mapping[str, Any]) -> list[Candidate]:
+        """What a stored reply holds; nothing where there was no reply."""
+        if entry["finish_reason"] in ("error", "too_long"):
+            return []
+        sentence = self._by_id[entry["id"].rpartition("#")[0]]
+        return candidates(entry["text"], source=sentence["text"], prompt=self.prompt.text, dense=self.language.dense,
+                          lang=self.language.lang, cut=entry["finish_reason"] == "length")
+
+    def is_bad(self, entry: Mapping[str, Any]) -> bool:
+        """Whether a stored reply gave nothing, duplicates aside."""
+        return all(piece.reason for piece in self.pieces(entry))
 
 
 class Harvest:
@@ -121,26 +164,18 @@ class Harvest:
     A pure function of the replies: what is dropped does not depend on the order in which they came.
     """
 
-    def __init__(self, sentences: Sequence[Record], journal: Journal, language: Language, prompt: Prompt,
-                 samples: int) -> None:
-        self.sentences, self.journal, self.language, self.prompt, self.samples = sentences, journal, language, prompt, samples
+    def __init__(self, reader: Reader, replies: Replies) -> None:
+        self.reader, self.replies = reader, replies
         self.asked_about: Counter[str] = Counter()  # sentences: with or without entities
-        self.replies: Counter[str] = Counter()  # one for each sample of a sentence with entities
+        self.counted: Counter[str] = Counter()  # replies: one for each sample of a sentence with entities
         self.errors: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()  # pieces of text, by reason
-        self.kept = 0
-        self.useless: set[str] = set()  # ids of replies that gave nothing
-        self._seen = {self._key(s["text"]): s["id"] for s in sentences}
+        self.kept = self.closed = 0
+        self._seen = {self._key(s["text"]): s["id"] for s in reader.sentences}
 
     @staticmethod
     def _key(tokens: Sequence[str]) -> str:
         return "".join("".join(tokens).split()).casefold()
-
-    def find_useless(self) -> set[str]:
-        """Ids of the replies that gave nothing."""
-        for _ in self.rows():
-            pass
-        return self.useless
 
     def rows(self) -> Iterator[Record]:
         """Synthetic sentences with ids ``<sentence id>-s<k>``, k being the place in what was written about it.
@@ -148,7 +183,7 @@ class Harvest:
         k also counts sentences dropped as duplicates of another record's, and goes on at 1001 with the second sample's,
         so that no id changes its text when more is asked or a useless reply is asked for again.
         """
-        for sentence in self.sentences:
+        for sentence in self.reader.sentences:
             self.asked_about["with entities" if sentence["entities"] else "without entities, not asked"] += 1
             for place, tokens in self._good_texts(sentence) if sentence["entities"] else ():
                 if reason := self._repeats(tokens):
@@ -161,30 +196,20 @@ class Harvest:
 
     def _good_texts(self, sentence: Record) -> Iterator[tuple[int, list[str]]]:
         """(k, tokens) of what passes the filters in the replies about a sentence; counts replies and dropped pieces."""
-        for k in range(1, self.samples + 1):
-            if (identity := f"{sentence['id']}#{k}") not in self.journal:
-                self.replies["not asked yet"] += 1
+        for k in range(1, self.reader.samples + 1):
+            if (identity := f"{sentence['id']}#{k}") not in self.replies:
+                self.counted["not asked yet"] += 1
                 continue
-            entry = self.journal.read(identity)
-            if entry["finish_reason"] in ("error", "too_long"):
-                failed = entry["finish_reason"] == "error"
-                self._count_useless(identity, "failed" if failed else "rejected",
-                                    entry["error"].split(":", 1)[0] if failed else "too_long")
-                continue
-            found = candidates(entry["text"], source=sentence["text"], prompt=self.prompt.text, dense=self.language.dense,
-                               lang=self.language.lang, cut=entry["finish_reason"] == "length")
-            self.dropped.update(c.reason for c in found if c.reason)
-            good = [c.tokens for c in found if not c.reason]
-            if good:
-                self.replies["used"] += 1
-            else:
-                self._count_useless(identity, "rejected", "no_usable_sentence" if found else "empty_reply")
+            entry = self.replies.read(identity)
+            self.closed += bool(entry.get("closed"))
+            found = self.reader.pieces(entry)
+            self.dropped.update(piece.reason for piece in found if piece.reason)
+            good = [piece.tokens for piece in found if not piece.reason]
+            status, reason = ("used", "") if good else _uselessness(entry, found)
+            self.counted[status] += 1
+            if reason:
+                self.errors[reason] += 1
             yield from enumerate(good, (k - 1) * PLACES + 1)
-
-    def _count_useless(self, identity: str, status: str, reason: str) -> None:
-        self.useless.add(identity)
-        self.replies[status] += 1
-        self.errors[reason] += 1
 
     def _repeats(self, tokens: Sequence[str]) -> str:
         owner = self._seen.get(self._key(tokens))
@@ -192,35 +217,43 @@ class Harvest:
 
     def counts(self, count: int) -> dict[str, Any]:
         """For the manifest; every number of a kind adds up."""
-        return {"sentences": len(self.sentences), **with_reasons(self.asked_about), "replies": with_reasons(self.replies),
-                "reply_reasons": with_reasons(self.errors), "synthetic_sentences": count,
-                "dropped": with_reasons(self.dropped)}
+        return {"sentences": len(self.reader.sentences), **with_reasons(self.asked_about),
+                "replies": with_reasons(self.counted), "reply_reasons": with_reasons(self.errors),
+                **with_reasons({"closed": self.closed}), "synthetic_sentences": count, "dropped": with_reasons(self.dropped)}
 
     def report(self, summary: Summary) -> None:
         """Accounts of sentences, replies and pieces of text."""
         order = ("used", "rejected", "failed", "not asked yet")
         summary.accounts += [
-            Account("sentences", len(self.sentences),
+            Account("sentences", len(self.reader.sentences),
                     {name: self.asked_about[name] for name in ("with entities", "without entities, not asked")}),
-            Account("explanations", self.samples * self.asked_about["with entities"],
-                    {name: self.replies[name] for name in order}, dict(self.errors)),
+            Account("explanations", self.reader.samples * self.asked_about["with entities"],
+                    {name: self.counted[name] for name in order}, dict(self.errors)),
             Account("sentences in them", self.kept + sum(self.dropped.values()),
                     {"kept": self.kept, "dropped": sum(self.dropped.values())}, dict(self.dropped)),
         ]
 
 
-def _warn(summary: Summary, opts: Options, harvest: Harvest) -> None:
-    if lost := harvest.replies["rejected"] + harvest.replies["failed"]:
-        summary.warn(f"{lost} explanations gave no sentence. Ask for them again with: "
-                     f"{renewal(opts)} --retry_failed")
-    if harvest.replies["not asked yet"]:
-        summary.warn(f"{harvest.replies['not asked yet']} explanations were not asked for yet. Ask for the rest with: "
-                     f"{renewal(opts)}")
+def _uselessness(entry: Mapping[str, Any], found: Sequence[Candidate]) -> tuple[str, str]:
+    """Status and reason of a reply that gave nothing."""
+    if entry["finish_reason"] == "error":
+        return "failed", entry["error"].split(":", 1)[0]
+    if entry["finish_reason"] == "too_long":
+        return "rejected", "too_long"
+    return "rejected", "no_usable_sentence" if found else "empty_reply"
 
 
-def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:
-    """Run the step from the command line, or with keywords only (``cmd_args=False``)."""
-    return run(load_options(Options, cmd_args, overrides))
+def _warn(summary: Summary, command: str, harvest: Harvest) -> None:
+    if lost := harvest.counted["rejected"] + harvest.counted["failed"]:
+        summary.warn(f"{lost} explanations gave no sentence. Ask for them again with: {command} --retry_failed")
+    if harvest.counted["not asked yet"]:
+        summary.warn(f"{harvest.counted['not asked yet']} explanations were not asked for yet. Ask for the rest with: "
+                     f"{command}")
+
+
+def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary | Plan:
+    """Run the step from the command line, or with keywords only (``cmd_args=False``). A dry run gives its plan."""
+    return result_of(run(load_options(Options, cmd_args, overrides)), cmd_args)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syn_pipelines.utils.annotate import annotate, source_lineage
+from syn_pipelines.utils.dry_run import Plan, result_of
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.manifest import read_manifest, warn_of_stale
 from syn_pipelines.utils.options import LabelOptions, at_least, between, load_options, option
@@ -46,9 +47,9 @@ def run(opts: Options) -> Summary:
     return summary
 
 
-def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:
-    """Run the step from the command line, or with keywords only (``cmd_args=False``)."""
-    return run(load_options(Options, cmd_args, overrides))
+def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary | Plan:
+    """Run the step from the command line, or with keywords only (``cmd_args=False``). A dry run gives its plan."""
+    return result_of(run(load_options(Options, cmd_args, overrides)), cmd_args)
 
 
 if __name__ == "__main__":

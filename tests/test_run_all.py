@@ -32,6 +32,7 @@ def test_one_command_makes_both_training_sets_and_says_where_they_are(finished):
         assert f"data/few_shot/weibo/run/{name}" in result.stdout
         assert (run / name).stat().st_size > 0
     assert "What became of every record" in result.stdout
+    assert result.stdout.count("  s1  asked about 40 sentences in ") == 2 and "  s2  asked about " in result.stdout
 
 
 def test_every_manifest_says_complete_and_its_counts_are_there(finished):

@@ -9,13 +9,14 @@ other broken line stops the step, for then something else has written here.
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import replacing, to_line
@@ -49,70 +50,53 @@ def lock(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-class Journal:
-    """Finished replies by request id. Hold the step's lock while one is open."""
+class Replies:
+    """The finished replies of a journal by request id, only read: nothing is written, created or mended."""
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, advice: str, overwrite: bool = False) -> None:
-        """Open or begin a journal.
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        """Look through the lines of a journal; it is closed with this object.
 
-        Args:
-            fingerprint: flat, JSON values.
-            advice: what a person can do when the fingerprint is another one.
-            overwrite: begin anew whatever is there.
+        path: for messages. file: what the journal holds, seekable; a last line without its end is passed over.
         Raises:
-            UserError: the journal was made with another fingerprint (names the differences) or is broken (names the line).
+            UserError: the journal is broken (names the line).
         """
-        self.path, self._advice = path, advice
-        self._offsets: dict[str, int] = {}
-        self.attempts: dict[str, int] = {}
-        self._synced = 0.0
-        if overwrite or not is_begun(path):
-            self.begin(path, fingerprint)
-        self._file = path.open("r+b")
+        self.path, self._file = path, file
         try:
-            differences = differing(self._load(), fingerprint)
-            if differences and self._offsets:
-                raise self.refusal(differences)
-            if differences:  # no reply yet (a mistyped model, say): nothing there would be mixed or lost
-                self._file.close()
-                self.begin(path, fingerprint)
-                self._file = path.open("r+b")
-                self._load()
+            self._read_in()
         except BaseException:
-            self._file.close()
+            file.close()
             raise
 
-    def refusal(self, differences: str) -> UserError:
-        """The error for work that does not fit what is stored."""
-        return UserError(f"{self.path}: the replies there were made otherwise: {differences}. {self._advice}")
+    @classmethod
+    def stored(cls, path: Path) -> Replies:
+        """Those in a file; none when there is no journal yet."""
+        return cls(path, path.open("rb")) if is_begun(path) else cls.of(path, {}, [])
 
-    @staticmethod
-    def begin(path: Path, fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Write a new journal with these entries in place of whatever is there."""
-        with replacing(path) as file:
-            file.write(to_line({"fingerprint": dict(fingerprint)}))
-            file.writelines(to_line(dict(entry)) for entry in entries)
+    @classmethod
+    def of(cls, path: Path, fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> Replies:
+        """A journal in memory, with these entries."""
+        return cls(path, io.BytesIO(b"".join(_lines(fingerprint, entries))))
 
-    def _load(self) -> dict[str, Any]:
-        fingerprint: dict[str, Any] = {}
-        offset = 0
+    def _read_in(self) -> None:
+        self._offsets: dict[str, int] = {}
+        self.attempts: dict[str, int] = {}
+        self.fingerprint: dict[str, Any] = {}
+        self._end = 0  # of the last whole line
+        self._file.seek(0)
         for number, line in enumerate(self._file, 1):
             if not line.endswith(b"\n"):
-                self._file.truncate(offset)
                 break
             try:
                 entry = json.loads(line)
                 if number == 1:
-                    fingerprint = dict(entry["fingerprint"])
+                    self.fingerprint = dict(entry["fingerprint"])
                 else:
                     identity, *_ = (entry[name] for name in STORED)
-                    self._note(str(identity), offset)
+                    self._note(str(identity), self._end)
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.path}:{number}: is broken; the replies in this file cannot be trusted blindly. "
                                 "Remove that line to ask its sentence again, or use --overwrite to ask all again.") from None
-            offset += len(line)
-        self._file.seek(0, os.SEEK_END)
-        return fingerprint
+            self._end += len(line)
 
     def _note(self, identity: str, offset: int) -> None:
         self._offsets[identity] = offset
@@ -124,6 +108,63 @@ class Journal:
     def __len__(self) -> int:
         return len(self._offsets)
 
+    def __iter__(self) -> Iterator[str]:
+        """Request ids, in the order in which they were first answered."""
+        return iter(self._offsets)
+
+    def read(self, identity: str) -> dict[str, Any]:
+        """The last entry stored for a request. KeyError when it has none."""
+        self._file.seek(self._offsets[identity])
+        return json.loads(self._file.readline())
+
+    def refuse_others(self, fingerprint: Mapping[str, Any], advice: str) -> None:
+        """UserError when the replies, if there are any, were made with another fingerprint (names the differences)."""
+        if len(self) and (differences := differing(self.fingerprint, fingerprint)):
+            raise self.refusal(differences, advice)
+
+    def refusal(self, differences: str, advice: str) -> UserError:
+        """The error for work that does not fit what is stored."""
+        return UserError(f"{self.path}: the replies there were made otherwise: {differences}. {advice}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Journal(Replies):
+    """Finished replies that more can be added to. Hold the step's lock while one is open."""
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, advice: str, overwrite: bool = False) -> None:
+        """Open or begin a journal; a last line without its end is cut.
+
+        Args:
+            fingerprint: flat, JSON values.
+            advice: what a person can do when the fingerprint is another one.
+            overwrite: begin anew whatever is there.
+        Raises:
+            UserError: the journal was made with another fingerprint (names the differences) or is broken (names the line).
+        """
+        self._synced = 0.0
+        if overwrite or not is_begun(path):
+            self.begin(path, fingerprint)
+        super().__init__(path, path.open("r+b"))
+        try:
+            self.refuse_others(fingerprint, advice)
+            if differing(self.fingerprint, fingerprint):  # no reply yet (a mistyped model, say): nothing would be mixed
+                self._file.close()
+                self.begin(path, fingerprint)
+                super().__init__(path, path.open("r+b"))
+            self._file.truncate(self._end)
+        except BaseException:
+            self._file.close()
+            raise
+
+    @staticmethod
+    def begin(path: Path, fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Write a new journal with these entries in place of whatever is there."""
+        with replacing(path) as file:
+            file.writelines(_lines(fingerprint, entries))
+
     def append(self, entry: Mapping[str, Any]) -> None:
         """Store one finished reply (``STORED`` and whatever the step needs); no kill can take it away afterwards."""
         offset = self._file.seek(0, os.SEEK_END)
@@ -134,18 +175,19 @@ class Journal:
             self._synced = time.monotonic()
         self._note(str(entry["id"]), offset)
 
-    def read(self, identity: str) -> dict[str, Any]:
-        """The last entry stored for a request. KeyError when it has none."""
-        self._file.seek(self._offsets[identity])
-        return json.loads(self._file.readline())
-
     def close(self) -> None:
         """Make sure that all is on disk, and close the file."""
         try:
             self._file.flush()
             os.fdatasync(self._file.fileno())
         finally:
-            self._file.close()
+            super().close()
+
+
+def _lines(fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    yield to_line({"fingerprint": dict(fingerprint)})
+    for entry in entries:
+        yield to_line(dict(entry))
 
 
 def is_begun(path: Path) -> bool:

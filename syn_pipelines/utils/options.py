@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.yaml_files import read_yaml
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +71,13 @@ def blankless(value: str) -> str:
     return "" if value.isprintable() and not re.search(r"\s", value) else "must be without blanks and control characters"
 
 
+def server_address(value: str) -> str:
+    """Check: a plain http address. A name or password in it would be written to the run's log."""
+    if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", value):
+        return "is no plain address such as http://localhost:8000/v1 (no blanks, user names, '?' or '#')"
+    return ""
+
+
 def gpu_numbers(value: str) -> str:
     """Check: one number or several, as 0,1 or [0, 1]."""
     return "" if re.fullmatch(r"[\[(]?\s*[0-9]+(\s*,\s*[0-9]+)*,?\s*[\])]?", value) else "is no GPU number and no list of them: 0 or 0,1"
@@ -107,8 +115,9 @@ class LlmOptions(TextOptions):
                           "openai is any server with that interface; offline needs no model and is a try-out, not an LLM",
                           choices=("auto", "transformers", "glm3", "openai", "offline"))
     base_url: str = option("", "address of an OpenAI-compatible server, such as http://localhost:8000/v1; its key is "
-                           "read from the environment variable OPENAI_API_KEY")
+                           "read from the environment variable OPENAI_API_KEY", check=server_address)
     concurrency: int = option(16, "requests under way at a server at once", check=at_least(1))
+    timeout: float = option(300.0, "seconds to wait for one answer of a server", check=at_least(0.001))
     scheduler: str = option("continuous", "how a local model is kept busy: continuous fills every freed place at once and "
                             "skips forced tokens; generate is transformers' own loop, batch by batch",
                             choices=("continuous", "generate"))
@@ -166,10 +175,12 @@ def build_options(cls: type, given: Mapping[str, Any]) -> Any:
     config = str(given.get("config") or "")
     values = read_config(config, cls)[script_name(cls)] if config else {}
     # A model given as a flag is meant to be used although the file says offline, and the other way round.
-    if given.get("model_from_pretrained") and values.get("backend") == "offline":
+    if (given.get("model_from_pretrained") or given.get("base_url")) and values.get("backend") == "offline":
         del values["backend"]
     if given.get("backend") == "offline" and "backend" in fields:
         values.pop("model_from_pretrained", None)
+    if given.get("backend", "auto") not in ("auto", "openai") and "base_url" in fields:
+        values.pop("base_url", None)
     values |= given
     cleaned = {}
     for field in dataclasses.fields(cls):
@@ -304,49 +315,13 @@ def read_config(path: str, cls: type | None = None) -> dict[str, dict[str, Any]]
     Raises:
         UserError: unreadable file, YAML error (with its line), or a key that no script has; all keys in one message.
     """
-    import yaml  # only runs with --config need it
-
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _yaml_loader())
-    except OSError as err:
-        raise UserError(f"{path}: cannot be read ({err.strerror}). Give --config the path of a YAML file.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8. Save it as UTF-8.") from None
-    except yaml.YAMLError as err:
-        line = getattr(getattr(err, "problem_mark", None), "line", 0) + 1
-        reason = getattr(err, "problem", None) or str(err).splitlines()[0]
-        raise UserError(f"{path}:{line}: is not valid YAML ({reason}). Correct the line.") from None
-    except (ValueError, AttributeError, RecursionError):  # what the parser lets through: "!!int x", thousands of brackets
-        raise UserError(f"{path}: holds a value that cannot be read. Write lines such as 'seed: 42'.") from None
-    content = content or {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not keys and values. Write lines such as 'seed: 42'.")
+    content = read_yaml(path, missing="Give --config the path of a YAML file.", example="'seed: 42'")
     options = {name: _options_of(name) for name in SCRIPTS}
     if cls is not None:
         options.setdefault(script_name(cls), cls)
     # "config" stays out: a file cannot name another one
     fields = {name: {f.name for f in dataclasses.fields(o)} - {"config"} for name, o in options.items()}
     return _by_script(path, content, fields)
-
-
-def _yaml_loader() -> type:
-    """Every plain value is text, converted by the option's own type: a run named 2024-11-21, 010 or no keeps its name.
-    Python tags are refused, and a key that stands twice, for one of the two would be lost."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {
-            "<": [r for r in yaml.SafeLoader.yaml_implicit_resolvers["<"] if r[0].endswith("merge")]}
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            seen = set()
-            for key, _ in node.value:
-                if str(key.value) in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-                seen.add(str(key.value))
-            return super().construct_mapping(node, deep)
-
-    return Loader
 
 
 def _by_script(path: str, content: dict[Any, Any], fields: Mapping[str, set[str]]) -> dict[str, dict[str, Any]]:

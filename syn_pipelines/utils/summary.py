@@ -14,13 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.errors import ServiceError, UserError
 from syn_pipelines.utils.options import script_name
 from syn_pipelines.utils.paths import RunPaths
 
+if TYPE_CHECKING:
+    from syn_pipelines.utils.dry_run import Plan
+
 log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 30.0  # between two lines of progress in a log file
 
 
 @dataclass
@@ -43,8 +48,55 @@ class Account:
 
 
 @dataclass
+class Usage:
+    """What one run asked of a model, and what that took.
+
+    unit: what a request is about. model: backend and model. kept: replies that could be used. seconds: from the first
+    request to the last reply, loading of the weights included. closed: replies ended by the grammar because the room ran
+    out. decoded: replies by how they were held to the constraint ("grammar", "json_schema"; the others not at all).
+    """
+
+    unit: str = "sentence"
+    model: str = ""
+    asked: int = 0
+    kept: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    closed: int = 0
+    decoded: dict[str, int] = field(default_factory=dict)
+
+    def add(self, reply: Any, kept: bool) -> None:
+        """Count one ``syn_pipelines.utils.llm.Reply``."""
+        self.asked += 1
+        self.kept += kept
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        self.closed += reply.closed
+        if reply.decoded:
+            self.decoded[reply.decoded] = self.decoded.get(reply.decoded, 0) + 1
+
+    def rates(self) -> str:
+        """Speed and share kept so far."""
+        seconds = max(self.seconds, 1e-9)
+        return (f"{self.asked / seconds:,.1f} {self.unit}s/s, {self.completion_tokens / seconds:,.0f} tokens/s, "
+                f"kept {100 * self.kept / max(self.asked, 1):.1f} %")
+
+    def __str__(self) -> str:
+        parts = [f"asked about {self.asked:,} {self.unit}s in {self.seconds:.1f} s: {self.rates()}; "
+                 f"{self.prompt_tokens:,} prompt + {self.completion_tokens:,} completion tokens"]
+        parts += [f"{count:,} decoded by {how}" for how, count in sorted(self.decoded.items())]
+        if self.closed:
+            parts.append(f"{self.closed:,} closed early because their room ran out")
+        return "; ".join(parts)
+
+
+@dataclass
 class Summary:
-    """Result of a step: what it read, what became of it, which files it wrote (path: rows), what to look at."""
+    """Result of a step: what it read, what became of it, which files it wrote (path: rows), what to look at.
+
+    usage: what was asked of a model, None where a step asks none. plan: of a dry run, which does nothing else.
+    """
 
     step: str
     accounts: list[Account] = field(default_factory=list)
@@ -53,6 +105,8 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     up_to_date: bool = False
     seconds: float = 0.0
+    usage: Usage | None = None
+    plan: Plan | None = None
 
     def warn(self, text: str) -> None:
         """Log a warning and keep it."""
@@ -62,6 +116,8 @@ class Summary:
     def __str__(self) -> str:
         head = f"{self.step}: " + ("nothing to do, all is up to date" if self.up_to_date else f"done in {self.seconds:.1f} s")
         lines = [head, *(f"  {account}" for account in self.accounts), *(f"  {note}" for note in self.notes)]
+        if self.usage and self.usage.asked:
+            lines.append(f"  {self.usage}")
         if self.outputs and not self.up_to_date:
             lines.append("  wrote " + self._outputs_shown())
         return "\n".join(lines)
@@ -78,29 +134,31 @@ class Summary:
         return f"{len(files)} files in {folder}, such as {shown(full, full.relative_to(folder))}"
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values only."""
-        return dataclasses.asdict(self)
+        """JSON values only; without what the step does not have."""
+        content = dataclasses.asdict(self)
+        return {name: value for name, value in content.items() if name not in ("usage", "plan") or value is not None}
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{html.escape(a.what)}</td><td>{a.total:,}</td><td>{html.escape(str(a))}</td></tr>"
                        for a in self.accounts)
         files = "".join(f"<li><code>{html.escape(path)}</code> ({rows:,} rows)</li>" for path, rows in self.outputs.items())
         warned = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
-        return (f"<b>{html.escape(self.step)}</b><table>{rows}</table><ul>{files}</ul>"
+        asked = f"<p>{html.escape(str(self.usage))}</p>" if self.usage else ""
+        return (f"<b>{html.escape(self.step)}</b><table>{rows}</table>{asked}<ul>{files}</ul>"
                 + (f"<p>Warnings:</p><ul>{warned}</ul>" if warned else ""))
 
 
 def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:
     """Columns of texts, the first to the left, the others to the right; East Asian characters count as two columns."""
-    widths = [max(_columns(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
-        blanks = [" " * (width - _columns(cell)) for cell, width in zip(row, widths)]
+        blanks = [" " * (width - columns(cell)) for cell, width in zip(row, widths)]
         lines.append(indent + "  ".join([row[0] + blanks[0], *(b + cell for b, cell in zip(blanks[1:], row[1:]))]))
     return "\n".join(lines)
 
 
-def _columns(text: str) -> int:
+def columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
@@ -122,15 +180,20 @@ def step_log(opts: Any, paths: RunPaths) -> Iterator[Summary]:
     shown = [f"{f.name}={settings[f.name]}" for f in dataclasses.fields(opts) if settings[f.name] != f.default]
     log.info("%s: %s", summary.step, " ".join(shown) or "all options at their defaults")
     started = time.time()
+    dry = bool(settings.get("dry_run"))  # leaves no trace, not even this one
     try:
         yield summary
     except BaseException as err:
-        _append(paths.log, {"time": started, "step": summary.step, "options": settings, "ended": type(err).__name__,
-                            "error": str(err)[:500], "seconds": round(time.time() - started, 3)})
+        if not dry:
+            asked = {"usage": dataclasses.asdict(summary.usage)} if summary.usage else {}
+            _append(paths.log, {"time": started, "step": summary.step, "options": settings, "ended": type(err).__name__,
+                                "error": str(err)[:500], "seconds": round(time.time() - started, 3), **asked})
         if isinstance(err, OSError) and err.errno:
             raise _mendable(err) from err
         raise
     summary.seconds = time.time() - started
+    if dry:
+        return
     log.info("%s", summary)
     _append(paths.log, {"time": started, "step": summary.step, "options": settings, "ended": "done", **summary.as_dict()})
 
@@ -159,10 +222,56 @@ def progress(items: Iterable[Any], *, total: int, what: str, unit: str) -> Any:
     return tqdm(items, total=total, desc=what, unit=unit, disable=None, mininterval=0.5, dynamic_ncols=True)
 
 
+class Progress:
+    """How far the asking is: a bar on a terminal, elsewhere a log line now and then, so that a log file shows life."""
+
+    def __init__(self, usage: Usage, *, total: int, what: str) -> None:
+        """usage: is filled in. total: requests to come. what: the name of the work."""
+        from tqdm import tqdm
+
+        self.usage, self.total, self.what = usage, total, what
+        self._started = self._told = time.monotonic()
+        self._bar = tqdm(total=total, desc=what, unit=f" {usage.unit}s", disable=None, mininterval=0.5, dynamic_ncols=True,
+                         bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.usage.seconds = time.monotonic() - self._started
+        self._bar.close()
+
+    def add(self, reply: Any, kept: bool) -> None:
+        """Count a reply and show it."""
+        now = time.monotonic()
+        self.usage.add(reply, kept)
+        self.usage.seconds = now - self._started
+        if not self._bar.disable:
+            self._bar.set_postfix_str(self.usage.rates().partition(", ")[2], refresh=False)  # the bar has the first itself
+            self._bar.update()
+        elif now - self._told >= LOG_EVERY_S and self.usage.asked < self.total:
+            self._told = now
+            left = self.usage.seconds / self.usage.asked * (self.total - self.usage.asked)
+            log.info("%s: %s of %s (%d %%), %s, about %s left", self.what, f"{self.usage.asked:,}", f"{self.total:,}",
+                     100 * self.usage.asked // self.total, self.usage.rates(), duration(left))
+
+
+def duration(seconds: float) -> str:
+    """Readable to two units: "45 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"."""
+    whole = max(round(seconds), 0)
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    first = next((i for i, (size, _) in enumerate(units) if whole >= size), len(units) - 1)
+    parts = []
+    for size, name in units[first:first + 2]:
+        parts.append(f"{whole // size} {name}")
+        whole %= size
+    return " ".join(part for i, part in enumerate(parts) if i == 0 or not part.startswith("0 "))
+
+
 def run_script(main: Callable[[], Any]) -> None:
     """Run a script's ``main`` as a command: messages to standard error, exit 2 for what the user can mend.
 
-    Exit codes: 0 done, 2 bad input, 130 interrupted (what is finished is kept).
+    Exit codes: 0 done, 1 a server gave up, 2 bad input, 130 interrupted (what is finished is kept).
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     for name in ("syn_pipelines", "__main__"):  # ours tell what they do; other packages only what goes wrong
@@ -172,6 +281,9 @@ def run_script(main: Callable[[], Any]) -> None:
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         sys.exit(2)
+    except ServiceError as err:
+        print(f"stopped: {err}", file=sys.stderr)
+        sys.exit(1)
     except OSError as err:
         print(f"error: {_mendable(err)}", file=sys.stderr)
         sys.exit(2)

@@ -225,10 +225,12 @@ def _without_safetensors(folder: Path) -> str:
         return "no weights (model.safetensors). Finish the download, or give the folder that holds them."
     if not other[0].endswith(".bin"):
         return f"weights in {other[0]}, but only safetensors are loaded. Name a safetensors checkpoint of the model."
+    trust = ", trust_remote_code=True" if brings_code(folder) else ""
     return (
         f"weights in {other[0]}, but only safetensors are loaded. Convert them once, if you trust the file: "
         'python -c "from transformers import AutoModelForCausalLM as M; '
-        f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\"."
+        f"M.from_pretrained('{folder}', use_safetensors=False{trust}).save_pretrained('{folder}', "
+        'safe_serialization=True)".'
     )
 
 

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -95,6 +95,13 @@ class TransformersBackend:
         self._load_tokenizer()
         with quiet():
             return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt_as_sent(self, messages: Iterable[Mapping[str, str]]) -> tuple[str, int]:
+        """A chat as the model reads it: its text, special tokens spelled out, and its tokens. Does not load the weights."""
+        self._load_tokenizer()
+        with quiet():
+            ids = self._encode([dict(message) for message in messages])
+            return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False), len(ids)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answer every request exactly once, longest prompts of a window first.

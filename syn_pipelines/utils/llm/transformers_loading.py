@@ -106,6 +106,9 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False, chat_template
             tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
         except Exception as exc:
             raise UserError(_explain(exc, model, "tokenizer", folder, trust_remote_code)) from exc
+    # Nobody here asks a tokenizer for masks; making them runs the padding code, which in tokenizers written before 4.45
+    # (GLM4's first ones) does not know the arguments of today.
+    tokenizer.model_input_names = ["input_ids"]
     beside = folder / "chat_template.jinja"
     if given:
         tokenizer.chat_template = given
@@ -134,7 +137,7 @@ def load_model(model: str, placement: Placement, *, trust_remote_code: bool = Fa
             loaded, info = _from_pretrained(folder, options)
         except Exception as exc:
             raise UserError(_explain(exc, model, "model", folder, trust_remote_code)) from exc
-    if not hasattr(loaded, "generate"):  # what AutoModel gives for a checkpoint without a head
+    if not loaded.can_generate():  # AutoModel may give a model without a head
         raise UserError(f"--model_from_pretrained={model}: {NOT_CAUSAL}")
     lost = sorted(info["missing_keys"])
     if lost:  # transformers would fill them with random numbers and go on

@@ -1,0 +1,140 @@
+"""The benchmarks run, measure what they say they measure, and compare equal work. Speed is not tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "llm_engine.py"
+VARIANTS = ["reference", "sorted", "continuous", "ours_free", "ours_grammar", "ours_forced"]
+OURS = VARIANTS[3:]
+METRICS = {"sentences_per_s", "model_steps", "tokens", "padding_share", "mask_share", "peak_mb"}
+MODES = ("entity", "pos")
+both_modes = pytest.mark.parametrize("mode", MODES)
+needs_both = pytest.mark.skipif(
+    find_spec("llguidance") is None or version("transformers") < "5",
+    reason="the benchmark compares with the continuous batching of transformers 5, under grammars of llguidance",
+)
+
+
+def llm_engine(*flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, timeout=250)
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """Two sentences, of 7 and 42 characters, in one batch, on a very small model."""
+    done = llm_engine("--json", "--rounds=1", "--requests=2", "--batch_size=2", "--device=cpu", "--layers=1", "--hidden=32",
+                      "--heads=2", "--key_heads=1", "--vocabulary=4000")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_both
+@both_modes
+def test_every_variant_reports_every_metric(figures, mode):
+    assert list(figures[mode]) == VARIANTS
+    for variant, metrics in figures[mode].items():
+        assert set(metrics) == METRICS
+        assert metrics["sentences_per_s"] > 0
+        assert 0 <= metrics["padding_share"] < 1
+        assert (metrics["mask_share"] > 0) == (variant in ("ours_grammar", "ours_forced"))
+        assert metrics["peak_mb"] is None or metrics["peak_mb"] > 50
+
+
+@needs_both
+def test_the_setup_says_what_was_measured(figures):
+    assert set(figures) == {*MODES, "setup", "checks"}
+    setup = figures["setup"]
+    assert (setup["requests"], setup["rounds"], setup["batch_size"], setup["dtype"]) == (2, 1, 2, "float32")
+    assert setup["model"]["layers"] == 1 and setup["model"]["vocabulary"] == 4000
+    assert setup["transformers"] == version("transformers")
+
+
+@needs_both
+@both_modes
+def test_all_variants_write_the_same_number_of_tokens(figures, mode):
+    assert len({metrics["tokens"] for metrics in figures[mode].values()}) == 1
+
+
+@needs_both
+@both_modes
+def test_replies_are_the_same_with_and_without_forced_tokens_at_fewer_steps(figures, mode):
+    assert figures["checks"]["identical"][mode] is True
+    assert figures[mode]["ours_forced"]["model_steps"] < figures[mode]["ours_grammar"]["model_steps"]
+
+
+@needs_both
+@both_modes
+def test_a_plain_batch_takes_as_many_steps_as_its_longest_reply_has_tokens(figures, mode):
+    longest = figures["checks"]["replies"][mode]["longest_reply_tokens"]
+    assert figures[mode]["reference"]["model_steps"] == figures[mode]["sorted"]["model_steps"] == longest
+
+
+@needs_both
+@both_modes
+def test_padding_is_what_a_plain_batch_feeds_besides_its_rows(figures, mode):
+    replies = figures["checks"]["replies"][mode]
+    useful = 2 * replies["mean_prompt_tokens"] + figures[mode]["reference"]["tokens"] - 2
+    positions = 2 * (replies["longest_prompt_tokens"] + replies["longest_reply_tokens"] - 1)
+    assert figures[mode]["reference"]["padding_share"] == pytest.approx(1 - useful / positions, abs=1e-3)
+    assert [figures[mode][variant]["padding_share"] for variant in OURS] == [0, 0, 0]
+
+
+@needs_both
+def test_every_aim_is_judged_by_the_figures_beside_it(figures):
+    aims = figures["checks"]["aims"]
+    assert {aim["mode"] for aim in aims} == set(MODES)
+    for aim in aims:
+        assert aim["holds"] == (aim["value"] >= aim["at_least"]) or abs(aim["value"] - aim["at_least"]) < 0.01
+    pos = figures["pos"]
+    fewer = next(a for a in aims if a["mode"] == "pos" and a["aim"].startswith("model steps"))
+    assert fewer["value"] == pytest.approx(pos["ours_grammar"]["model_steps"] / pos["ours_forced"]["model_steps"], abs=0.01)
+    assert fewer["at_least"] == 4
+
+
+@pytest.mark.parametrize("flag", ["--rounds=0", "--requests=-1", "--batch_size=0", "--modes=entity,ner"])
+def test_senseless_flags_are_refused_with_their_value(flag):
+    done = llm_engine(flag)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(tuple("1s")) and flag in done.stderr and not done.stdout
+
+
+@pytest.fixture
+def requests_module(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import llm_engine_requests
+
+    return llm_engine_requests
+
+
+def test_there_are_a_hundred_sentences_of_5_to_120_characters(requests_module):
+    sentences = requests_module.load_sentences()
+    assert len({sentence.id for sentence in sentences}) == len({sentence.text for sentence in sentences}) == 100
+    assert all(5 <= len(sentence.text) <= 120 for sentence in sentences)
+    assert {sentence.language.lang for sentence in sentences} == {"zh", "en"}
+    assert all(sentence.language.join(sentence.tokens) == sentence.text for sentence in sentences)
+
+
+def test_more_requests_than_sentences_keep_unique_ids(requests_module):
+    ids = [sentence.id for sentence in requests_module.load_sentences(250)]
+    assert len(set(ids)) == 250
+
+
+@both_modes
+def test_requests_are_the_projects_own_questions(requests_module, mode):
+    sentences = requests_module.load_sentences(5)
+    groups = requests_module.requests_of(mode, sentences, len)
+    assert [len(group) for group in groups] == [3, 2]
+    by_id = {sentence.id: sentence for sentence in sentences}
+    for request in (request for group in groups for request in group):
+        sentence = by_id[request.id]
+        assert sentence.text in request.messages[-1]["content"] and "{{" not in request.messages[-1]["content"]
+        assert request.constraint.mode == mode and list(request.constraint.tokens) == sentence.tokens
+        assert request.constraint.labels and request.temperature == 0 and request.max_new_tokens > 0
