@@ -535,6 +535,23 @@ def test_a_prompt_without_room_for_a_reply_is_reported_not_cut(tmp_path):
     assert replies["r4"].completion_tokens <= 16 and (finish[4] == "stop" or replies["r4"].completion_tokens == 16)
 
 
+def test_a_context_that_the_instruction_alone_fills_is_refused_before_the_first_reply(tmp_path):
+    folder = build_tiny_model("llama", tmp_path / "short", max_position_embeddings=64)
+    instruction = "\x02" * 60
+    with pytest.raises(UserError, match=r"takes 64 tokens, and the instruction alone has 60\. Use a model"):
+        list(backend(folder).generate([ask(0, instruction + "a"), ask(1, instruction + "b")]))
+    # One long sentence is no such case: the others may be short.
+    (reply,) = backend(folder).generate([ask(0, instruction + "a")])
+    assert reply.finish_reason == "too_long"
+
+
+def test_the_check_sees_a_tokenizer_that_cannot_be_read(checkpoint):
+    folder = checkpoint("llama")
+    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="tokenizer"):
+        backend(folder).check()
+
+
 # ---- failures ----
 
 

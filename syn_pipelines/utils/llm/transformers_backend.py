@@ -25,6 +25,7 @@ from syn_pipelines.utils.llm.generate_batches import GenerateBatches
 from syn_pipelines.utils.llm.guide import Guidance, Guide
 from syn_pipelines.utils.llm.slot_cache import slots_fit
 from syn_pipelines.utils.llm.transformers_loading import (
+    check_gpus,
     choose_placement,
     context_length,
     end_token_ids,
@@ -82,9 +83,12 @@ class TransformersBackend:
         self._held = True  # grammars work, or have not been tried yet
 
     def check(self) -> None:
-        """Look for a local checkpoint's files without importing torch. Raises UserError. Hub names: looked up, fetched
-        but for the weights."""
+        """Files, architecture, tokenizer and GPUs. Raises UserError. Reads no weights; a hub name is looked up, and all
+        but its weights fetched."""
         check_checkpoint(self.model, trust_remote_code=self._trust_remote_code, chat_template=self._chat_template)
+        self._load_tokenizer()
+        if any(self._gpus):  # a machine with a GPU has GPU 0
+            check_gpus(self._gpus)
 
     def count_tokens(self, text: str) -> int:
         """Length of ``text`` in tokens of this model, without special tokens. Does not load the weights.
@@ -119,6 +123,8 @@ class TransformersBackend:
         self._load()
         refused: deque[Reply] = deque()
         rows = self._rows(window, refused)
+        if not rows:
+            self._refuse_small_context(window)
         prefix = os.path.commonprefix([row.prompt for row in rows]) if len(rows) > 1 else []
         later = chain.from_iterable(self._rows(more, refused)
                                     for more in iter(lambda: list(islice(source, self._window)), []))
@@ -126,6 +132,14 @@ class TransformersBackend:
             yield from _drained(refused)
             yield reply
         yield from _drained(refused)
+
+    def _refuse_small_context(self, requests: Sequence[Request]) -> None:
+        """UserError when what the prompts have in common fills the context: then no sentence can ever be asked about."""
+        contents = {request.messages[-1]["content"] for request in requests}
+        shared = self.count_tokens(os.path.commonprefix(list(contents))) if len(contents) > 1 else 0
+        if shared + _LEAST_REPLY_TOKENS > self._context:
+            raise UserError(f"--model_from_pretrained={self.model}: the model takes {self._context:,} tokens, and the "
+                            f"instruction alone has {shared:,}. Use a model with a longer context.")
 
     def _rows(self, requests: Sequence[Request], refused: deque[Reply]) -> list[Row]:
         """Requests made ready to run, the longest first; those that cannot run are answered."""
