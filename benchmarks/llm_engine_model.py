@@ -51,7 +51,7 @@ class Shape:
         return 4 * self.hidden
 
 
-SMALL = Shape(layers=2, hidden=256, heads=8, key_heads=2, vocabulary=16_000)
+SMALL = Shape(layers=2, hidden=192, heads=6, key_heads=2, vocabulary=8_000)
 SEVEN_BILLION = Shape(layers=32, hidden=4096, heads=32, key_heads=32, vocabulary=32_000)
 
 
