@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +84,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
                 for variant, measured in one_round(bench, groups).items():
                     rounds[mode][variant].append(measured)
                     _say(f"round {number + 1}/{flags.rounds}  {mode:6}  {variant:12}  {measured.seconds:7.2f} s")
-        return _figures(bench, flags, device, shape, rounds)
+        return _figures(bench, flags, device, rounds)
 
 
 def one_round(bench: Bench, groups: Sequence[Sequence[Request]]) -> dict[str, Measured]:
@@ -120,7 +120,7 @@ def _warm_up(bench: Bench, work: dict[str, list[list[Request]]]) -> None:
         one_round(bench, [sorted(group, key=lambda request: request.max_new_tokens)[:_WARM_UP] for group in groups])
 
 
-def _figures(bench: Bench, flags: argparse.Namespace, device: str, shape: Shape,
+def _figures(bench: Bench, flags: argparse.Namespace, device: str,
              rounds: dict[str, dict[str, list[Measured]]]) -> dict[str, Any]:
     figures: dict[str, Any] = {mode: {variant: _median(flags.requests, measured) for variant, measured in variants.items()}
                                for mode, variants in rounds.items()}
@@ -133,7 +133,7 @@ def _figures(bench: Bench, flags: argparse.Namespace, device: str, shape: Shape,
     if device == "cuda":
         bandwidth = copy_bandwidth()
         checks["step"] = {mode: step_bound(bench.network, variants["ours_free"], bandwidth) for mode, variants in rounds.items()}
-    return {**figures, "setup": _setup(bench, flags, device, shape), "checks": checks}
+    return {**figures, "setup": _setup(bench, flags, device), "checks": checks}
 
 
 def _median(sentences: int, measured: Sequence[Measured]) -> dict[str, Any]:
@@ -163,13 +163,16 @@ def _lengths(measured: Measured) -> dict[str, Any]:
             "closed": sum(r.closed for r in replies)}
 
 
-def _setup(bench: Bench, flags: argparse.Namespace, device: str, shape: Shape) -> dict[str, Any]:
+def _setup(bench: Bench, flags: argparse.Namespace, device: str) -> dict[str, Any]:
     import torch
 
-    parameters = sum(p.numel() for p in bench.network.parameters())
+    config = bench.network.config  # of the model that ran; --checkpoint may hold one of another size
+    model = {"layers": config.num_hidden_layers, "hidden": config.hidden_size, "heads": config.num_attention_heads,
+             "key_heads": config.num_key_value_heads, "vocabulary": config.vocab_size,
+             "parameters": sum(p.numel() for p in bench.network.parameters())}
     return {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "cores": os.cpu_count(),
             "threads": torch.get_num_threads(), "dtype": str(bench.network.dtype).removeprefix("torch."),
-            "model": {**asdict(shape), "parameters": parameters}, "requests": flags.requests, "rounds": flags.rounds,
+            "model": model, "requests": flags.requests, "rounds": flags.rounds,
             "batch_size": flags.batch_size, "python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers", "llguidance")}}
 
 
@@ -209,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 1: the figures mean nothing, or replies with and without forced tokens differ in float32."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     flags = parse(arguments)
-    if find_spec("llguidance") is None or version("transformers") < "5":
+    if find_spec("llguidance") is None or int(version("transformers").split(".")[0]) < 5:
         _say("the benchmark needs llguidance and, to compare with its continuous batching, transformers 5")
         return 2
     started = time.perf_counter()

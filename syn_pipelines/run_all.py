@@ -56,7 +56,8 @@ NER_SCRIPTS = ("train_ner", "s7_pred_syn_data", "eval_ner")
 class Options(LabelOptions):
     """Options of the whole run; any other option of a step goes into the YAML file."""
 
-    batch_size: int | None = option(None, "prompts a model call (each step's own by default)", check=at_least(1))
+    batch_size: int | None = option(None, "prompts that a local model answers side by side "
+                                     "(each step's own by default)", check=at_least(1))
     label_prefix: str = option("", "put before every extension label, so that none equals a target label")
     from_pretrained: str = option("scratch", "encoder of the NER models: scratch, a local folder or a hub name")
     max_steps: int = option(-1, "training steps of each NER model; -1: chosen by the amount of data")

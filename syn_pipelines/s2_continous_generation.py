@@ -50,7 +50,7 @@ PLACES = 1000  # numbers kept free for the sentences of one sample; no answer ha
 class Options(LlmOptions):
     """Options of step 2."""
 
-    batch_size: int = option(40, "prompts a model call", check=at_least(1))
+    batch_size: int = option(40, "prompts that a local model answers side by side", check=at_least(1))
     temperature: float = option(0.8, "sampling temperature; 0: greedy", check=between(0, 10))
     top_p: float = option(0.8, "sample from the smallest set of tokens with this probability", check=between(0.01, 1))
     num_samples: int = option(1, "explanations asked for each sentence", check=at_least(1))

@@ -25,7 +25,7 @@ from syn_pipelines.utils.summary import Summary, run_script, step_log
 class Options(LabelOptions):
     """Options of step 3."""
 
-    batch_size: int = option(20, "prompts a model call", check=at_least(1))
+    batch_size: int = option(20, "prompts that a local model answers side by side", check=at_least(1))
     mode: str = option("entity", "what to ask for", choices=MODES)
     temperature: float = option(0.0, "sampling temperature; 0: greedy", check=between(0, 10))
 

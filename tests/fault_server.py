@@ -29,7 +29,8 @@ KNOWN_FIELDS = {"model", "messages", "max_tokens", "temperature", "top_p", "seed
 @dataclass(frozen=True)
 class Fault:
     """What to do instead of answering. One of: a status with its message; raw bytes with status 200; ``drop`` the
-    connection; ``hang_s`` seconds before a normal answer; ``cut`` the body of a normal answer in the middle."""
+    connection; ``hang_s`` seconds before a normal answer; ``cut`` the body of a normal answer in the middle. ``charset``: what a
+    status says its message is written in."""
 
     status: int = 200
     message: str = "something went wrong"
@@ -40,6 +41,7 @@ class Fault:
     drop: bool = False
     hang_s: float = 0.0
     cut: bool = False
+    charset: str = ""
 
 
 @dataclass
@@ -230,7 +232,7 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
             elif fault.raw is not None:
                 self._send(200, fault.raw)
             elif fault.status != 200:
-                self._send(fault.status, error_body(fault.message, fault.code, fault.parameter), fault.retry_after)
+                self._send(fault.status, error_body(fault.message, fault.code, fault.parameter), fault.retry_after, fault.charset)
             else:
                 status, content = state.reply(body)
                 self._send(status, content[:len(content) // 2] if fault.cut else content)
@@ -245,9 +247,9 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
             self._send(401, error_body(f"Incorrect API key provided: {given}", "invalid_api_key"))
             return False
 
-        def _send(self, status: int, content: bytes, retry_after: str = "") -> None:
+        def _send(self, status: int, content: bytes, retry_after: str = "", charset: str = "") -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", f"application/json; charset={charset}" if charset else "application/json")
             self.send_header("Content-Length", str(len(content)))
             if retry_after:
                 self.send_header("Retry-After", retry_after)

@@ -18,7 +18,7 @@ METRICS = {"sentences_per_s", "model_steps", "tokens", "padding_share", "mask_sh
 MODES = ("entity", "pos")
 both_modes = pytest.mark.parametrize("mode", MODES)
 needs_both = pytest.mark.skipif(
-    find_spec("llguidance") is None or version("transformers") < "5",
+    find_spec("llguidance") is None or int(version("transformers").split(".")[0]) < 5,
     reason="the benchmark compares with the continuous batching of transformers 5, under grammars of llguidance",
 )
 
@@ -74,7 +74,8 @@ def test_all_variants_write_the_same_number_of_tokens(figures, mode):
 @both_modes
 def test_replies_are_the_same_with_and_without_forced_tokens_at_fewer_steps(figures, mode):
     assert figures["checks"]["identical"][mode] is True
-    assert figures[mode]["ours_forced"]["model_steps"] < figures[mode]["ours_grammar"]["model_steps"]
+    forced, asked = (figures[mode][variant]["model_steps"] for variant in ("ours_forced", "ours_grammar"))
+    assert forced < asked / 3 if mode == "pos" else forced <= asked  # a random model may answer [] twice
 
 
 @needs_both

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from workspace import make_workspace, shell
 
 from syn_pipelines import UserError
 from syn_pipelines.utils.llm import Request
-from syn_pipelines.utils.llm.checkpoints import check_checkpoint, read_chat_template, transformers_version
+from syn_pipelines.utils.llm.checkpoints import check_checkpoint, quiet, read_chat_template, transformers_version
 from syn_pipelines.utils.llm.transformers_backend import TransformersBackend
 from syn_pipelines.utils.llm.transformers_loading import check_gpus, load_tokenizer
 
@@ -199,6 +202,23 @@ def test_a_chat_template_that_cannot_be_used_is_found_at_once(content, says, lla
             call()
 
 
+@pytest.mark.parametrize(("content", "says"), [
+    ("{{ messages[0].foo.bar }}", "fails on a user message .*UndefinedError"),
+    ("{{ raise_exception('no users') }}", "fails on a user message .*no users"),
+    ("#!/bin/sh", "leaves out what the user says"),
+])  # fmt: skip
+def test_a_chat_template_that_cannot_ask_anything_is_found_before_the_first_request(content, says, llama, tmp_path):
+    path = tmp_path / "chat.jinja"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"^--chat_template=.*chat.jinja: {says}"):
+        TransformersBackend(str(llama), batch_size=2, chat_template=str(path)).check()
+    folder = Path(shutil.copytree(llama, tmp_path / "llama"))
+    (folder / "chat_template.jinja").write_text(content)
+    edit_json(folder / "tokenizer_config.json", chat_template=content)
+    with pytest.raises(UserError, match=f"^--model_from_pretrained=.*: its chat template {says}"):
+        replies(folder)
+
+
 @pytest.mark.parametrize("path", [".", "/no/such/template", "a\0b"])
 def test_a_path_that_is_no_file_is_no_chat_template(path):
     with pytest.raises(UserError, match="--chat_template=.*cannot be read"):
@@ -233,3 +253,21 @@ def test_a_fault_of_the_checkpoint_costs_no_stored_reply(mammoth, tmp_path):
         done = shell(f"{step} --overwrite --model_from_pretrained={mammoth} {flags}", workspace, **modules)
         assert done.returncode == 2 and says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
         assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.filterwarnings("error")
+def test_notices_of_transformers_are_kept_off_for_a_while_and_come_back():
+    root, logger, seen = logging.getLogger("transformers"), logging.getLogger("transformers.somewhere"), io.StringIO()
+    handler = logging.StreamHandler(seen)
+    root.addHandler(handler)
+    try:
+        with quiet():
+            with quiet():
+                logger.warning("inner")
+            logger.warning("outer")
+            logger.error("grave")
+            warnings.warn("of Python", stacklevel=1)
+        logger.warning("after")
+    finally:
+        root.removeHandler(handler)
+    assert seen.getvalue().split() == ["grave", "after"]

@@ -139,6 +139,9 @@ def test_requests_are_read_lazily_and_no_more_than_concurrency_are_under_way():
     ({"message": {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}}, "ab", "stop"),
     ({"message": {"content": None, "refusal": "I will not"}, "finish_reason": "stop"}, "I will not", "stop"),
     ({"message": {"content": "半\ud83d"}, "finish_reason": "eos_token"}, "半\ud83d", "stop"),
+    ({"message": {"content": "half an"}, "finish_reason": "MAX_TOKENS"}, "half an", "length"),
+    ({"message": {"content": "half an"}, "finish_reason": "model_length"}, "half an", "length"),
+    ({"message": {"content": "x"}, "finish_reason": ["length"]}, "x", "stop"),
 ])
 def test_shapes_of_a_choice(choice, text, finish):
     with FaultServer(answer=lambda body: choice) as server:
@@ -164,6 +167,10 @@ def test_a_prompt_that_cannot_be_encoded_fails_alone():
     assert replies["\ud83d"].finish_reason == "error" and "surrogate" in replies["\ud83d"].error
 
 
+def test_an_answer_with_a_byte_order_mark_is_read():
+    assert read_answer(b'\xef\xbb\xbf{"choices": [{"message": {"content": "yes"}}]}').text == "yes"
+
+
 @given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
     st.sampled_from(["choices", "message", "content", "usage", "finish_reason", "error"]), inner)).map(
         lambda value: json.dumps(value).encode()))
@@ -182,7 +189,7 @@ PASSING = {
     "empty text": Fault(raw=b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}'),
     "aborted": Fault(raw=b'{"choices": [{"message": {"content": "x"}, "finish_reason": "abort"}]}'),
     "wrong encoding": Fault(raw='{"choices": [{"message": {"content": "é"}}]}'.encode("latin-1")),
-    "deep": Fault(raw=b"[" * 100_000),
+    "deep": Fault(raw=b"[" * 100_000), "a charset that is none": Fault(500, charset="hex"),
 }
 
 
@@ -266,6 +273,15 @@ def test_twenty_failures_in_a_row_stop_the_work_and_mark_nothing(fault, concurre
     assert 20 <= len(server.requests) - 7 < 80
 
 
+def test_a_404_after_an_answer_is_a_fault_that_may_pass():
+    with FaultServer(answer=echo, faults=lambda number, body: Fault(404, "no route") if number in (2, 3) else None) as server:
+        replies = list(backend_for(server, concurrency=1).generate(questions(5)))
+    assert {reply.finish_reason for reply in replies} == {"stop"}
+    with FaultServer(answer=echo, faults=lambda number, body: Fault(404, "no route") if number > 1 else None) as server:
+        with pytest.raises(ServiceError, match="20 tries in a row failed.*no route"):
+            list(backend_for(server).generate(questions(50)))
+
+
 def test_a_server_that_is_gone_stops_the_work(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -326,7 +342,8 @@ def test_a_missing_key_is_named():
         backend_for(server).check()
 
 
-@pytest.mark.parametrize("body", [error_body(f"{'x' * 290} your key {KEY}"), f"<p>{KEY}</p>".encode(), b'{"choices": "' + KEY.encode()])
+@pytest.mark.parametrize("body", [error_body(f"{'x' * 290} your key {KEY}"), f"<p>{KEY}</p>".encode(), b'{"choices": "' + KEY.encode(),
+                                  error_body(f"your key {KEY}").replace(b"0", b"\\u0030")])
 def test_a_key_in_a_broken_answer_is_not_stored(monkeypatch, body):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with FaultServer(faults=lambda number, _: Fault(raw=body) if number > 1 else None) as server:
@@ -362,10 +379,11 @@ def test_a_server_that_does_not_list_the_model_but_has_it_will_do(models):
         backend_for(server).check()
 
 
-def test_a_server_that_lists_the_model_is_asked_nothing_else():
-    with FaultServer() as server:
-        backend_for(server).check()
-    assert not server.requests
+def test_a_key_is_tried_out_where_anybody_may_see_the_list_of_models():
+    with FaultServer(faults=lambda number, body: Fault(401, "no such key")) as server:
+        with pytest.raises(UserError, match="refuses the key.*no such key"):
+            backend_for(server).check()
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("fault", [Fault(500), Fault(401, "not for this key"), Fault(403), Fault(429), Fault(hang_s=1)], ids=repr)
@@ -407,6 +425,17 @@ def test_fields_that_are_refused_without_a_name_are_dropped():
     assert {reply.finish_reason for reply in replies} == {"stop"} and len(server.requests) == 6
 
 
+def test_fields_that_are_refused_without_a_name_cost_no_request_that_is_under_way():
+    def strict(number, body):
+        if "chat_template_kwargs" not in body:
+            return None
+        return Fault(400, "bad request", hang_s=0.3 if number > 4 else 0.0)
+
+    with FaultServer(answer=echo, faults=strict) as server:
+        replies = list(backend_for(server, concurrency=8).generate(questions(8)))
+    assert {reply.finish_reason for reply in replies} == {"stop"}
+
+
 def test_a_bad_first_request_does_not_change_the_others():
     with FaultServer(answer=echo, faults=poison("about 0", Fault(400, "cannot do that"))) as server:
         replies = list(backend_for(server, concurrency=1).generate(questions(3)))
@@ -430,7 +459,10 @@ TOO_LONG = ["This model's maximum context length is 512 tokens. However, your me
             "'max_tokens' or 'max_completion_tokens' is too large: 64. This model's maximum context length is 512 tokens and "
             "your request has 505 input tokens (64 > 512 - 505).",
             "The decoder prompt (length 600) is longer than the maximum model length of 512.",
-            "the request exceeds the available context size, try increasing it"]
+            "the request exceeds the available context size, try increasing it",
+            "Input length (900 tokens) exceeds the maximum allowed length (512 tokens).",
+            "The input token count (900) exceeds the maximum number of tokens allowed (512).",
+            "`inputs` tokens + `max_new_tokens` must be <= 512. Given: 500 `inputs` tokens and 64 `max_new_tokens`"]
 
 
 @pytest.mark.parametrize("message", TOO_LONG)
@@ -478,10 +510,11 @@ def test_a_reply_says_how_the_server_held_it(llguidance, holds, constraint, capl
     assert sum("replies are held to" in record.message for record in caplog.records) == 1
 
 
-def test_what_a_server_takes_can_be_asked_for_without_any_request(llguidance):
-    with FaultServer(holds=("json_schema",), answer=lambda body: "hello") as server:
-        assert backend_for(server).support(ENTITY).decoded == "json_schema"
-        assert backend_for(server).support(POS).name == "JSON schema"
+@pytest.mark.parametrize("proxy", ["foo://here", "http://a:b:c"])
+def test_a_proxy_that_cannot_be_used_is_one_line(proxy, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UserError, match=r"client for http://192\.0\.2\.1:9/v1 cannot be made .* unset ALL_PROXY"):
+        OpenAIBackend("tiny", "http://192.0.2.1:9/v1").check()
 
 
 def test_the_probe_says_nothing_of_the_data():
@@ -523,6 +556,20 @@ def test_requests_without_a_constraint_are_not_probed():
 def test_a_connection_that_breaks_during_the_probe_says_nothing_of_the_server(llguidance):
     with FaultServer(holds=("grammar",), faults=once(*[Fault(drop=True)] * 8)) as server:
         assert ask_one(server, question("x", constraint=POS)).decoded == "grammar"
+
+
+def test_a_grammar_that_kills_its_request_is_not_the_end_of_the_server(llguidance):
+    def deadly(number, body):
+        return Fault(drop=True) if {"structured_outputs", "ebnf", "grammar"} & body.keys() else None
+
+    with FaultServer(holds=("json_schema",), faults=deadly) as server:
+        assert ask_one(server, question("x", constraint=POS)).decoded == "json_schema"
+
+
+@pytest.mark.parametrize("fault", [Fault(502), Fault(429)], ids=["502", "429"])
+def test_a_server_that_is_starting_during_the_probe_says_nothing_of_grammars(llguidance, fault):
+    with FaultServer(holds=("grammar",), faults=once(*[fault] * 13)) as server:
+        assert ask_one(server, question("x", constraint=POS), tries=3).decoded == "grammar"
 
 
 @pytest.mark.parametrize(("text", "cut", "fine"), [

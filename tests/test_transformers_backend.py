@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tiny_models import KINDS, SENTENCES, build_tiny_model, edit_json, supports
 
 from syn_pipelines import UserError
-from syn_pipelines.utils.llm import Request
+from syn_pipelines.utils.llm import Constraint, Request
 from syn_pipelines.utils.llm.generate_batches import batch_length
 from syn_pipelines.utils.llm.transformers_backend import TransformersBackend, merge_system
-from syn_pipelines.utils.llm.transformers_loading import Placement, choose_placement, load_model, parse_gpus
+from syn_pipelines.utils.llm.transformers_loading import Placement, choose_placement, load_model, load_tokenizer, parse_gpus
 from syn_pipelines.utils.llm.transformers_sampling import Row, TokenChooser, cut_reply, nucleus_floor
 
 HERE = [kind for kind in KINDS if supports(kind)]
@@ -553,6 +553,28 @@ def test_the_check_sees_a_tokenizer_that_cannot_be_read(checkpoint):
 
 
 # ---- failures ----
+
+
+@each_scheduler
+def test_a_tokenizer_with_more_tokens_than_the_model_keeps_its_grammar_and_its_batches(scheduler, checkpoint, caplog):
+    pytest.importorskip("llguidance")
+    folder = checkpoint("llama")
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(folder)
+    held = Constraint("entity", ("New", "York", "<pad>"), False, ("LOC",))
+    requests = [ask(i, "<pad>" + SENTENCES[3] * (i + 1), 80, constraint=held) for i in range(3)]
+    replies = answers(backend(folder, scheduler=scheduler), requests)
+    assert {(reply.decoded, reply.finish_reason, reply.error) for reply in replies.values()} == {("grammar", "stop", "")}
+    assert not [record for record in caplog.records if "one by one" in record.getMessage()]
+
+
+@each_scheduler
+def test_a_reply_without_any_choice_was_not_closed_for_want_of_room(scheduler, folders):
+    pytest.importorskip("llguidance")
+    nothing = Constraint("entity", ("\u3000",), True, ("LOC",))
+    reply, = backend(folders["llama"], scheduler=scheduler).generate([ask(0, "\u3000", 16, constraint=nothing)])
+    assert (reply.text, reply.finish_reason, reply.closed) == ("[]", "stop", False)
 
 
 @each_scheduler

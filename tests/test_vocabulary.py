@@ -104,6 +104,19 @@ def test_an_end_token_beyond_the_vocabulary_does_no_harm(made):
     assert set(ends_of(tokenizer)) <= set(guidance.eos_tokens)
 
 
+@pytest.mark.parametrize("make", MAKES)
+def test_tokens_added_behind_those_of_the_model_are_never_written(make):
+    tokenizer = MAKES[make]()
+    width = len(tokenizer)
+    tokenizer.add_tokens(["New York", "ORG"])
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    if not tokenizer.is_fast:  # their ids come behind a hole
+        width = min(i for i in tokenizer.added_tokens_decoder if i >= width)
+    guidance = guidance_tokenizer(tokenizer, width, ends_of(tokenizer))
+    ids = forced(guidance, "New York <pad> ORG")
+    assert max(ids) < width and decode_bytes(guidance, ids) == b"New York <pad> ORG"
+
+
 def test_the_tokenizer_itself_is_left_as_it_was(made):
     tokenizer, _ = made
     assert tokenizer.encode("</s>", add_special_tokens=False)[-1] == tokenizer.convert_tokens_to_ids("</s>")

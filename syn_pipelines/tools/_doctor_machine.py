@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from syn_pipelines.tools._diagnosis import Case, Check, ok, problem, warning
+from syn_pipelines.utils.llm.transformers_loading import parse_gpus
 
 GIB = 1 << 30
 INSTALL = "pip install -r requirements.txt"
@@ -70,7 +71,7 @@ def look_at_gpus(case: Case) -> Iterator[Check]:
         yield _without_gpu(case, torch)
         return
     count = torch.cuda.device_count()
-    named = _named_gpus(case)
+    named = parse_gpus(case.llm.n_gpu)
     shown = []
     for gpu in range(count):
         free, total = torch.cuda.mem_get_info(gpu)
@@ -84,10 +85,6 @@ def look_at_gpus(case: Case) -> Iterator[Check]:
     else:
         case.found["gpus"] = named
         yield ok("gpu", found)
-
-
-def _named_gpus(case: Case) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"[0-9]+", str(case.llm.n_gpu)))
 
 
 def _without_gpu(case: Case, torch: object) -> Check:

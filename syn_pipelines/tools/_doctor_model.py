@@ -15,9 +15,9 @@ from syn_pipelines.tools._doctor_machine import GIB, INSTALL, INSTALL_GLM3, free
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.llm import Constraint, Request
 from syn_pipelines.utils.llm.checkpoints import code_map, find_checkpoint, read_json_object, transformers_version
+from syn_pipelines.utils.llm.glm3_backend import RELEASE
 
 OLDEST = (4, 44)  # release of transformers for all models but ChatGLM3
-GLM3_RELEASE = (4, 30)
 # First release with the native class of a model type. A checkpoint that is younger than the installed release is the most
 # frequent reason why a model does not load.
 SINCE = {"glm": "4.46", "glm4": "4.51", "glm4_moe": "4.54", "qwen2": "4.37", "qwen2_moe": "4.40", "qwen3": "4.51",
@@ -53,7 +53,7 @@ def _release(case: Case, folder: Path) -> Iterator[Check]:
     kind = str(read_json_object(folder / "config.json").get("model_type"))
     here, shown = transformers_version(), f"transformers {installed('transformers') or '(not installed)'}"
     if case.backend_name == "glm3":
-        if here == GLM3_RELEASE:
+        if here == RELEASE:
             yield from _backend_check(case, f"{shown} runs ChatGLM3")
         else:
             yield problem("transformers", f"{shown}; the code of ChatGLM3 runs on 4.30 only", INSTALL_GLM3)
@@ -213,7 +213,7 @@ def _grammar(case: Case, tokenizer: Any, folder: Path) -> Check:
         guidance_tokenizer(tokenizer, width, [end if end is not None else 0])
     except UnsupportedTokenizer as exc:
         return warning("grammar", f"not with this tokenizer ({exc}): replies are not held to their sentences",
-                       "Nothing must be done; a model with a fast tokenizer would lose fewer replies.")
+                       "Nothing needs to be done; a model with a fast tokenizer would lose fewer replies.")
     return ok("grammar", f"llguidance {installed('llguidance')}: every reply parses and is found in its sentence")
 
 
@@ -241,7 +241,7 @@ def look_at_server(case: Case) -> Iterator[Check]:
         yield ok("server grammar", f"it holds replies to what it is told ({shown})")
     elif not errors:
         yield warning("server grammar", f"it takes neither grammars nor JSON schemas for all tasks ({shown}); replies that "
-                      "do not parse are rejected", "Nothing must be done; vLLM and SGLang take grammars.")
+                      "do not parse are rejected", "Nothing needs to be done; vLLM and SGLang take grammars.")
 
 
 def _trial(mode: str) -> Request:

@@ -48,7 +48,8 @@ LOOKS: dict[str, Look] = {
 class Options(LabelOptions):
     """Options of the doctor."""
 
-    batch_size: int | None = option(None, "prompts a model call (step 1's by default)", check=at_least(1))
+    batch_size: int | None = option(None, "prompts that a local model answers side by side "
+                                     "(step 1's by default)", check=at_least(1))
     label_prefix: str = option("", "put before every extension label, so that none equals a target label")
     entity_label: str = option("", "label map of entity types (the shipped one by default)")
     pos_label: str = option("", "label map of POS tags (the shipped one by default)")

@@ -53,9 +53,10 @@ def fingerprint(opts: LlmOptions, backend: Backend, prompt: Prompt, questions: S
     asked = hashlib.sha256()
     for question in questions:
         asked.update(f"{len(question.id)}:{question.id}{question.messages[-1]['content']}\0".encode())
-    template = {"chat_template": file_hash(Path(opts.chat_template)) or ""} if opts.chat_template else {}
+    template = Path(opts.chat_template).expanduser()
+    template_print = {"chat_template": file_hash(template) or "no such file"} if opts.chat_template else {}
     return {"backend": backend.name, "model": backend.model, "prompt": prompt.name, "prompt_sha256": prompt.sha256,
-            **template, "seed": opts.seed, **sampling, **shape, "input": lineage or asked.hexdigest()}
+            **template_print, "seed": opts.seed, **sampling, **shape, "input": lineage or asked.hexdigest()}
 
 
 def reply_seed(seed: int, identity: str, attempt: int) -> int:

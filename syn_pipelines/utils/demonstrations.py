@@ -7,6 +7,7 @@ far as they can be: a sentence is never its own demonstration, nor is another on
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -105,11 +106,11 @@ def _name(label: str, names: Mapping[str, TargetName]) -> str:
 
 def _mixed(shots: Iterable[Demonstration]) -> Iterator[Demonstration]:
     """Each in its order, those without entities at every fourth place, for as long as there are both."""
-    full: list[Demonstration] = []
-    empty: list[Demonstration] = []
+    full: deque[Demonstration] = deque()
+    empty: deque[Demonstration] = deque()
     for shot in shots:
         (full if shot.names else empty).append(shot)
     place = 0
     while full or empty:
         place += 1
-        yield (empty if empty and (place % WITHOUT_EACH == 0 or not full) else full).pop(0)
+        yield (empty if empty and (place % WITHOUT_EACH == 0 or not full) else full).popleft()

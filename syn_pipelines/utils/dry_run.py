@@ -41,9 +41,10 @@ class Job:
     """What a step is about to ask, as far as a plan needs it.
 
     step: name for people. unit: what a request is about. questions: how many the step has in all. answered: those with a
-    reply that stays. pending: ids of those that would be asked now. replies: those there are. rule: a key of ``RULES``. request: makes the request of a pending id; it is only
-    called for those that are looked at. is_good: whether a reply could be used. log: run.log.jsonl. settings: what tells
-    this step's lines there from others (``{"step": ..., "mode": ...}``).
+    reply that stays. pending: ids of those that would be asked now. replies: those there are. rule: a key of ``RULES``.
+    request: makes the request of a pending id; it is only called for those that are looked at. is_good: whether a reply
+    could be used. log: run.log.jsonl. settings: what tells this step's lines there from others (``{"step": ..., "mode":
+    ...}``).
     """
 
     step: str

@@ -1,4 +1,9 @@
-"""The exceptions that end a step with one line instead of a traceback."""
+"""The exceptions that end a step with one line instead of a traceback, and a word that helps in it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
 
 
 class UserError(Exception):
@@ -13,3 +18,9 @@ class ServiceError(Exception):
 
     The command line prints the message without a traceback and exits with code 1.
     """
+
+
+def did_you_mean(word: object, known: Collection[str]) -> str:
+    """`` (did you mean 'x'?)`` for a word that is like a known one, "" for any other."""
+    close = difflib.get_close_matches(str(word), sorted(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -6,7 +6,6 @@ The format of both is in configs/README.md.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.errors import UserError, did_you_mean
 from syn_pipelines.utils.labels import fold, name_problem
 from syn_pipelines.utils.options import PROJECT_ROOT
 from syn_pipelines.utils.yaml_files import line_of_key, read_yaml
@@ -76,7 +75,7 @@ def load_inventory(kind: str, lang: str, *, folder: Path = INVENTORY_DIR) -> Inv
 def _inventory_problems(content: dict[Any, Any]) -> list[tuple[str, str]]:
     """(key, what is wrong with it) of everything that is wrong."""
     known = {*_TEXTS, *LISTS}
-    found = [(str(key), f"is no key of an inventory{_did_you_mean(key, known)}") for key in content if key not in known]
+    found = [(str(key), f"is no key of an inventory{did_you_mean(key, known)}") for key in content if key not in known]
     for key in _TEXTS:
         value = content.get(key)
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
@@ -117,11 +116,6 @@ def _offered_problem(name: str, separator: str, inline: bool) -> str | None:
     return "has a blank or a slash in it, which inline replies use" if inline and _INLINE_MARKS.search(name) else None
 
 
-def _did_you_mean(word: Any, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(str(word), sorted(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 # --- target labels ---------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
@@ -154,7 +148,7 @@ def load_target_names(dataset: str, targets: Collection[str] | None, *, folder: 
             problems.append((str(label), problem))
         elif targets is not None and label not in targets:
             log.warning("%s:%d: %r is not in labels.txt of %s%s, left out", path, line_of_key(path, str(label)), label,
-                        dataset, _did_you_mean(label, targets))
+                        dataset, did_you_mean(label, targets))
     if problems:
         raise UserError("\n".join(f"{path}:{line_of_key(path, label)}: {label!r} {problem}. Correct the key or take it out; "
                                   f"lines look like {_LABEL_EXAMPLE}." for label, problem in problems))

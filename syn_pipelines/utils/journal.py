@@ -25,7 +25,9 @@ from syn_pipelines.utils.jsonl import replacing, to_line
 # cut may cost the replies of the last batch (they are asked again), and a fast backend is not slowed down tenfold.
 SYNC_EVERY_S = 0.1
 STORED = ("id", "text", "finish_reason", "error")  # what every line about a reply must hold
-SAID = {"input": "input (the sentences asked about)"}  # where a name in the fingerprint says too little
+# Where a name in the fingerprint says too little.
+SAID = {"input": "input (the sentences asked about)", "labels": "labels (the names that the prompt offers)"}
+SHAPES_INPUT = {"prompt_sha256", "labels", "label_names", "shots"}  # whole questions make the input: these change it, too
 
 
 @contextmanager
@@ -202,6 +204,8 @@ def is_begun(path: Path) -> bool:
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Readable differences of two fingerprints: "seed 42 -> 7; prompt ..."; "" when they are equal."""
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if SHAPES_INPUT.intersection(names):
+        names = [name for name in names if name != "input"]
     return "; ".join(f"{SAID.get(name, name)} {_shown(found.get(name))} -> {_shown(wanted.get(name))}"
                      for name in names)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import importlib
 import math
 import re
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.errors import UserError, did_you_mean
 from syn_pipelines.utils.yaml_files import read_yaml
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +34,8 @@ SCRIPTS = (
 # At the top of a YAML file these two mean the language model; steps with another meaning for them take a section.
 LLM_ONLY = {"model_from_pretrained", "batch_size"}
 LLM_SCRIPTS = {"s1_predict_data", "s2_continous_generation", "s3_predict_syn_data"}
+# How people write yes and no.
+SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def option(default: Any, help: str, *, choices: Sequence[str] = (), check: Callable[[Any], str] | None = None,
@@ -171,7 +172,7 @@ def load_options(cls: type, cmd_args: bool | Sequence[str] = True, overrides: Ma
 def build_options(cls: type, given: Mapping[str, Any]) -> Any:
     """Options from explicitly given values over those of the YAML file they name."""
     fields = {f.name for f in dataclasses.fields(cls)}
-    problems = [f"unknown option {name!r}{_did_you_mean(name, fields)}" for name in given if name not in fields]
+    problems = [f"unknown option {name!r}{did_you_mean(name, fields)}" for name in given if name not in fields]
     config = str(given.get("config") or "")
     values = read_config(config, cls)[script_name(cls)] if config else {}
     # A model given as a flag is meant to be used although the file says offline, and the other way round.
@@ -230,7 +231,7 @@ def parse_flags(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
     if unknown:
         flag = unknown[0].partition("=")[0]
         known = {f"--{field.name}" for field in dataclasses.fields(cls)}
-        parser.error(f"unknown argument {flag!r}{_did_you_mean(flag, known)}")
+        parser.error(f"unknown argument {flag!r}{did_you_mean(flag, known)}")
     return vars(flags)
 
 
@@ -257,9 +258,11 @@ def _convert(field: dataclasses.Field, hint: Any, value: Any) -> Any:
             return None
         hint = next(t for t in hint.__args__ if t is not type(None))
     value = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_text}[hint](value)
+    if field.metadata["alone"] and value.lower() in SWITCH:  # a notebook's dry_run=True
+        value = field.metadata["alone"] if SWITCH[value.lower()] else field.default
     choices = field.metadata["choices"]
     if choices and value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+        raise ValueError(f"{value!r} is none of {', '.join(filter(None, choices))}")
     problem = field.metadata["check"](value) if field.metadata["check"] else ""
     if problem:
         raise ValueError(f"{value!r} {problem}")
@@ -267,10 +270,9 @@ def _convert(field: dataclasses.Field, hint: Any, value: Any) -> Any:
 
 
 def _to_bool(value: Any) -> bool:
-    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if str(value).strip().lower() not in known:
+    if str(value).strip().lower() not in SWITCH:
         raise ValueError(f"{value!r} is neither 0 nor 1")
-    return known[str(value).strip().lower()]
+    return SWITCH[str(value).strip().lower()]
 
 
 def _to_int(value: Any) -> int:
@@ -337,10 +339,10 @@ def _by_script(path: str, content: dict[Any, Any], fields: Mapping[str, set[str]
             if not isinstance(value, dict):
                 problems.append(f"section {key!r} holds no keys")
                 continue
-            problems += [f"{key} has no option {k!r}{_did_you_mean(k, fields[key])}" for k in value if k not in fields[key]]
+            problems += [f"{key} has no option {k!r}{did_you_mean(k, fields[key])}" for k in value if k not in fields[key]]
             sections[key] = value
         elif key not in every:
-            problems.append(f"no step has an option {key!r}{_did_you_mean(key, every | set(fields))}")
+            problems.append(f"no step has an option {key!r}{did_you_mean(key, every | set(fields))}")
         else:
             for name in LLM_SCRIPTS if key in LLM_ONLY else fields:
                 if key in fields[name]:
@@ -354,8 +356,3 @@ def _options_of(script: str) -> type:
     # By name and on demand: the keys of a YAML file belong to the scripts, and importing them here at the top
     # would turn the one-way imports (steps -> utils) into a circle.
     return importlib.import_module(f"syn_pipelines.{script}").Options
-
-
-def _did_you_mean(word: Any, known: set[str]) -> str:
-    close = difflib.get_close_matches(str(word), sorted(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

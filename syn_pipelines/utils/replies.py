@@ -38,8 +38,8 @@ class ParsedReply:
     Attributes:
         items: [{"entity", "type"}, ...] or [{"word", "pos"}, ...] in the reply's order, duplicates kept; the values are
             decoded but neither stripped nor normalised, and can be stored as UTF-8. A surface may be empty.
-        status: "ok": a JSON array of well-formed items (or tagged words on one line), as asked for; "repaired": usable, but something was mended or
-            left out; "rejected": nothing usable, ``items`` is empty.
+        status: "ok": a JSON array of well-formed items (or tagged words on one line), as asked for; "repaired": usable, but
+            something was mended or left out; "rejected": nothing usable, ``items`` is empty.
         reason: "" for ok; for repaired what was mended, the gravest first ("unterminated" before all others, then from
             the outside in); for rejected why (empty_reply, no_json, no_items, unclosed_think, unterminated).
         dropped: members left out because they are no items (null, no surface, no type, half a surrogate pair). The

@@ -30,7 +30,7 @@ def question_hash(question: Question) -> str:
 
 def hashes(question: Question) -> dict[str, str]:
     """What a reply is about: the whole question, and the sentence alone, which a new prompt leaves as it is."""
-    return {"asked": question_hash(question), "sentence": hashlib.sha256(question.room[0].encode()).hexdigest()[:16]}
+    return {"asked": question_hash(question), "sentence": hashlib.sha256(question.room.text.encode()).hexdigest()[:16]}
 
 
 def journal_path(paths: RunPaths, output: Path) -> Path:

@@ -11,7 +11,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 30.0  # between two lines of progress in a log file
+NARROW = 110  # columns; a bar in less has no room for the name of the work, which the line above it tells
 
 
 @dataclass
@@ -216,29 +217,47 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def progress(items: Iterable[Any], *, total: int, what: str, unit: str) -> Any:
-    """A progress bar with rate and time left on a terminal, nothing elsewhere."""
+    """A progress bar with rate and time left on a terminal and in a notebook, nothing elsewhere."""
     from tqdm import tqdm
 
-    return tqdm(items, total=total, desc=what, unit=unit, disable=None, mininterval=0.5, dynamic_ncols=True)
+    return tqdm(items, total=total, desc=what, unit=unit, disable=_no_bar(), mininterval=0.5, dynamic_ncols=True)
+
+
+def _no_bar() -> bool | None:
+    """tqdm's ``disable``. None: where standard error is no terminal; a notebook's is none and draws bars all the same."""
+    return False if "ipykernel" in sys.modules else None
+
+
+def _narrow() -> bool:
+    try:
+        return 0 < os.get_terminal_size(sys.stderr.fileno()).columns < NARROW
+    except (OSError, ValueError):  # no terminal
+        return False
 
 
 class Progress:
-    """How far the asking is: a bar on a terminal, elsewhere a log line now and then, so that a log file shows life."""
+    """How far the asking is: a bar on a terminal or in a notebook, elsewhere a log line now and then, so that a log file
+    shows life."""
 
     def __init__(self, usage: Usage, *, total: int, what: str) -> None:
         """usage: is filled in. total: requests to come. what: the name of the work."""
         from tqdm import tqdm
+        from tqdm.contrib.logging import logging_redirect_tqdm
 
         self.usage, self.total, self.what = usage, total, what
         self._started = self._told = time.monotonic()
-        self._bar = tqdm(total=total, desc=what, unit=f" {usage.unit}s", disable=None, mininterval=0.5, dynamic_ncols=True,
+        self._bar = tqdm(total=total, desc="" if _narrow() else what, unit=f" {usage.unit}s", disable=_no_bar(),
+                         mininterval=0.5, dynamic_ncols=True,
                          bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]")
+        self._logs = nullcontext() if self._bar.disable else logging_redirect_tqdm()  # lines of the log stand above the bar
 
     def __enter__(self) -> Progress:
+        self._logs.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.usage.seconds = time.monotonic() - self._started
+        self._logs.__exit__(None, None, None)
         self._bar.close()
 
     def add(self, reply: Any, kept: bool) -> None:

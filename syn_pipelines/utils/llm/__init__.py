@@ -17,6 +17,9 @@ from syn_pipelines.utils.options import LlmOptions
 
 log = logging.getLogger(__name__)
 
+# A prompt that leaves less room than this (or less than it asked for) is reported, not answered with a stump.
+LEAST_REPLY_TOKENS = 16
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -117,7 +120,8 @@ def choose_backend(opts: LlmOptions) -> Backend:
     from syn_pipelines.utils.llm.transformers_backend import TransformersBackend
 
     local = Glm3Backend if name == "glm3" else TransformersBackend
-    return local(opts.model_from_pretrained, batch_size=opts.batch_size or 1, n_gpu=opts.n_gpu,
+    model = opts.model_from_pretrained.rstrip("/") or "/"  # as a shell completes a folder, it is the same model
+    return local(model, batch_size=opts.batch_size or 1, n_gpu=opts.n_gpu,
                  scheduler=opts.scheduler, chat_template=opts.chat_template, trust_remote_code=opts.trust_remote_code)
 
 

@@ -130,15 +130,18 @@ def quiet() -> Iterator[None]:
     """Keep transformers' notices and progress bars off the output; only its errors are let through."""
     from transformers.utils import logging as hf_logging
 
-    level = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()
+    # Of its handlers, not of its loggers: that would take half a millisecond, and this is entered for every pass.
+    levels = [(handler, handler.level) for handler in hf_logging.get_logger().handlers]
+    for handler, level in levels:
+        handler.setLevel(max(level, logging.ERROR))
     hf_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        hf_logging.set_verbosity(level)
+        for handler, level in levels:
+            handler.setLevel(level)
 
 
 def first_line(exc: BaseException) -> str:

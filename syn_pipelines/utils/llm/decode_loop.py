@@ -37,12 +37,11 @@ _LEAST_PREFIX = 16
 
 @dataclass
 class Meter:
-    """What a run cost. passes: of the model; fed: tokens in them; padding: places in them that held no token;
-    seconds: of passes with the choice of tokens; mask_seconds: of these, for working out and applying grammars."""
+    """What a run cost. passes: of the model; fed: tokens in them; seconds: of passes with the choice of tokens;
+    mask_seconds: of these, for working out and applying grammars."""
 
     passes: int = 0
     fed: int = 0
-    padding: int = 0
     seconds: float = 0.0
     mask_seconds: float = 0.0
 
@@ -64,7 +63,7 @@ class Writer:
     finish: str = ""
     error: str = ""
     _numbers: random.Random | None = None
-    _drawn: int = 0
+    _drawn: list[float] = field(default_factory=list)
 
     def start(self, prefix: Sequence[int]) -> None:
         """Feed everything from the beginning; the prefix is in the cache already."""
@@ -104,16 +103,17 @@ class Writer:
             yield
         except GuideError as exc:
             self.finish, self.error = exc.finish, str(exc)
+        except Exception as exc:  # a sentence that no tokenizer takes, such as one with half a surrogate pair
+            self.finish, self.error = "error", first_line(exc)
 
     def draw(self) -> float:
-        """The random number of the reply's next token; it does not depend on which tokens before were forced."""
+        """The random number of the reply's next token; it depends on the token's place alone, not on which tokens before
+        were forced, nor on how often a pass that failed has asked for it."""
         if self._numbers is None:
             self._numbers = random.Random(self.row.request.seed)
-        while self._drawn < len(self.reply):
-            self._numbers.random()
-            self._drawn += 1
-        self._drawn += 1
-        return self._numbers.random()
+        while len(self._drawn) <= len(self.reply):
+            self._drawn.append(self._numbers.random())
+        return self._drawn[len(self.reply)]
 
     def written(self) -> Written:
         """The finished reply."""
@@ -248,12 +248,12 @@ class DecodeLoop:
                 writer.watch_room()
         chosen = [i for i, writer in enumerate(self._live) if not writer.pending and not writer.finish]
         writers = [self._live[i] for i in chosen]
-        if len(writers) < len(self._live):
-            scores = scores[chosen]
         if not writers:
             return
         bits = fill_masks([writer.guide for writer in writers], scores.shape[-1])
         self._meter.mask_seconds += time.perf_counter() - started
+        if len(writers) < len(self._live):  # not before the masks: on a GPU this waits for the scores
+            scores = scores[chosen]
         scores = scores.float()
         if bits is not None:
             scores = self._forbid(scores, bits)
@@ -314,16 +314,17 @@ class DecodeLoop:
         self._cache = None
         if memory:
             free_memory()
-        if len(rows) == 1:
+        smaller = memory and self.slots > 1  # the cache has room for as many rows as there are slots, however few run now
+        if len(rows) == 1 and not smaller:
             rows[0].finish, rows[0].error = "error", text
             self._live = finished + rows
             return None
         for writer in rows:
             writer.start(self._prefix)
         self._live = finished
-        if memory:
-            self.slots = max(1, len(rows) // 2)
-            log.warning("out of memory with %d requests at once: going on with %d", len(rows), self.slots)
+        if smaller:
+            log.warning("out of memory with %d requests at once: going on with %d", self.slots, self.slots // 2)
+            self.slots //= 2
             self._waiting.extendleft(reversed(rows))
         else:
             log.warning("a pass over %d requests failed (%s): running them one by one", len(rows), text)

@@ -97,7 +97,10 @@ class GenerateBatches:
         guides, refused = [], {}
         for row in rows:
             try:
-                guides.append(self._guide_of(row))
+                guide = self._guide_of(row)
+                if guide:
+                    guide.begin()
+                guides.append(guide)
             except GuideError as exc:
                 refused[row] = Written(row, [], exc.finish, str(exc))
         return guides, refused

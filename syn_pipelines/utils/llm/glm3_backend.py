@@ -17,7 +17,7 @@ from syn_pipelines.utils.llm.checkpoints import code_map, find_checkpoint, read_
 from syn_pipelines.utils.llm.transformers_backend import TransformersBackend
 from syn_pipelines.utils.llm.transformers_loading import check_gpus, load_tokenizer
 
-_RELEASE = (4, 30)
+RELEASE = (4, 30)  # of transformers
 # A role opens another message, so it ends this one; eop is the end that earlier training wrote.
 _END_COMMANDS = ("<|user|>", "<|observation|>", "<|assistant|>", "<|system|>", "eop")
 
@@ -141,14 +141,14 @@ class AllRowsStop:
 
 def _check_release() -> None:
     """UserError unless the installed transformers is the one that ChatGLM3's code was written for. Imports nothing."""
-    if transformers_version() == _RELEASE:
+    if transformers_version() == RELEASE:
         return
     try:
         found = f"transformers {version('transformers')}"
     except PackageNotFoundError:
         found = "no transformers"
     raise UserError(
-        f"the glm3 backend: ChatGLM3's code runs on transformers {_RELEASE[0]}.{_RELEASE[1]} only, and this environment has "
+        f"the glm3 backend: ChatGLM3's code runs on transformers {RELEASE[0]}.{RELEASE[1]} only, and this environment has "
         f"{found}. Use the environment of requirements-glm3.txt: python3.11 -m venv .venv-glm3 && .venv-glm3/bin/pip "
         "install -r requirements-glm3.txt"
     )

@@ -166,9 +166,9 @@ def forbid(scores: Any, bits: Any) -> Any:
     if scores.device.type == "cpu":  # numpy unpacks bits several times faster than torch shifts them
         closed = np.unpackbits(np.bitwise_not(bits).view(np.uint8), axis=1, bitorder="little", count=size)
         return scores.masked_fill_(torch.from_numpy(closed.view(bool)), float("-inf"))
-    words = torch.from_numpy(bits).to(scores.device, non_blocking=True)
-    shifts = torch.arange(32, dtype=torch.int32, device=scores.device)
-    closed = ((words.unsqueeze(-1) >> shifts) & 1).view(len(bits), -1)[:, :size] == 0
+    eights = torch.from_numpy(bits.view(np.uint8)).to(scores.device, non_blocking=True)
+    shifts = torch.arange(8, dtype=torch.uint8, device=scores.device)
+    closed = ((eights.unsqueeze(-1) >> shifts) & 1).view(len(bits), -1)[:, :size] == 0
     return scores.masked_fill_(closed, float("-inf"))
 
 
@@ -204,9 +204,11 @@ class GrammarMasks:
 
     def _catch_up(self, input_ids: Any) -> None:
         """Let every guide see the tokens that were chosen since."""
-        written = input_ids[:, self._width:].tolist()
-        for row, guide in self._running():
-            for token in written[row][guide.length:]:
+        running = self._running()
+        known = min((guide.length for _, guide in running), default=0)
+        written = input_ids[:, self._width + known:].tolist()
+        for row, guide in running:
+            for token in written[row][guide.length - known:]:
                 self._try(row, guide.take, token)
             if guide.done and row not in self.errors:
                 self.lengths[row] = guide.length

@@ -9,7 +9,6 @@ client is imported on first use.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib.util
 import logging
@@ -17,7 +16,7 @@ import os
 import queue
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import islice
@@ -25,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.llm import Constraint, Reply, Request
+from syn_pipelines.utils.llm import LEAST_REPLY_TOKENS, Constraint, Reply, Request
 from syn_pipelines.utils.llm.openai_constraints import (
     FREE,
     PROBE_MESSAGES,
@@ -42,10 +41,9 @@ from syn_pipelines.utils.llm.openai_wire import Habits, Outcome
 log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-# A prompt that leaves less room than this (or less than it asked for) is reported, not answered with a stump.
-_LEAST_REPLY_TOKENS = 16
 # How long answers under way are waited for when the work has to stop.
 _LAST_ANSWERS_S = 5.0
+_FAILED = ("broken", "limited")
 _PIECES = re.compile(r"[A-Za-z]+|[^\S\n]+|\n+|[^A-Za-z\s]")
 _NO_MODEL = re.compile(r"model.{0,80}(?:not found|not exist|unknown|no such|not available|not loaded|invalid)|"
                        r"(?:unknown|no such|invalid).{0,20}model", re.IGNORECASE)
@@ -101,23 +99,13 @@ class OpenAIBackend:
         return count
 
     def check(self) -> None:
-        """Ask the server for its models and, where the model is not among them, for one word.
+        """Ask the server for its models, and the model for one word.
 
         Raises:
             UserError: nobody answers there; the key is refused; there is no such model.
         """
         with Session(self._settings, self._habits) as session:
             session.start(self._check(session)).result()
-
-    def support(self, constraint: Constraint) -> Way:
-        """How this server can be held to such a constraint, found out by trying: ``name`` for people, ``decoded`` as in
-        ``Reply``.
-
-        Raises:
-            UserError, ServiceError: as ``generate``.
-        """
-        with Session(self._settings, self._habits) as session:
-            return session.start(self._probe(session, constraint)).result()
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answer every request exactly once, as the answers come. At most twice ``concurrency`` requests are read ahead.
@@ -173,7 +161,7 @@ class OpenAIBackend:
                 return Reply(request.id, "", "error", error=outcome.message), outcome.kind == "empty"
             if is_too_long(outcome.message, outcome.code):
                 limit, shrunk = (limit // 2 if shrunk else room_left(outcome.message, limit)), True
-                if limit < min(request.max_new_tokens, _LEAST_REPLY_TOKENS) or limit < 1:
+                if limit < min(request.max_new_tokens, LEAST_REPLY_TOKENS) or limit < 1:
                     return Reply(request.id, "", "too_long", error=outcome.message), True
             elif said and outcome.status in (400, 422):
                 way = None  # this one grammar is too much for the server: the reply is checked all the same
@@ -208,9 +196,7 @@ class OpenAIBackend:
             said = way.fields(constraint)
             if not said:
                 continue
-            outcome = Outcome("broken")
-            while outcome.kind == "broken" and not outcome.status:  # a connection that breaks tells nothing of grammars
-                outcome = await session.ask({**fields, **said}, PROBE_TOKENS)
+            outcome = await _tried(session, fields, said)
             if outcome.kind == "refused" and outcome.status not in (400, 422):
                 self._stop_if_hopeless(session, outcome)
             cut = outcome.finish_reason == "length"
@@ -244,24 +230,42 @@ class OpenAIBackend:
             raise UserError(f"{url}: no server answers there ({outcome.message}). Start it, or correct --base_url.")
         if outcome.kind == "limited":
             log.warning("%s: %s; going on all the same", url, outcome.message)
-        if outcome.kind == "limited" or self.model in self._models:
             return
         if outcome.status == 404 and not urlsplit(url).path and await session.exists(f"{url}/v1/models"):
             raise UserError(f"{url} answers under another address: use --base_url={url}/v1.")
-        # Not every server lists its models, or all of them, or to every key: the first word decides.
-        request = Request("check", ({"role": "user", "content": "Say yes."},), _LEAST_REPLY_TOKENS)
+        # Not every server lists its models, or all of them, and some list them to any key: the first word decides.
+        request = Request("check", ({"role": "user", "content": "Say yes."},), LEAST_REPLY_TOKENS)
         outcome = await session.ask(self._fields(request), request.max_new_tokens, tries=2)
         if outcome.kind == "refused":
             self._stop_if_hopeless(session, outcome)
-            if self.model in outcome.message:
+            if self.model in outcome.message and self.model not in self._models:
                 self._stop_if_hopeless(session, replace(outcome, status=404))
+
+
+async def _tried(session: Session, fields: Mapping[str, Any], said: Mapping[str, Any]) -> Outcome:
+    """What becomes of a request with a constraint, said in one way.
+
+    A failure is put down to the constraint only when the server answers without it, twice: a server that is just
+    starting again fails with anything, one that dies of a field would never be seen to answer.
+    """
+    for _ in range(2):
+        outcome = await session.ask({**fields, **said}, PROBE_TOKENS)
+        while outcome.kind in _FAILED and (await session.ask(fields, PROBE_TOKENS)).kind in _FAILED:
+            outcome = await session.ask({**fields, **said}, PROBE_TOKENS)
+        if outcome.kind not in _FAILED:
+            break
+    return outcome
 
 
 def _last_answers(session: Session, done: queue.SimpleQueue[Future[tuple[Reply, bool]]]) -> Iterator[Reply]:
     """What was answered, or is just being answered, when the end came: no answer is thrown away and paid for again."""
     end = time.monotonic() + _LAST_ANSWERS_S
-    while not done.empty() or (session.gate.inside and time.monotonic() < end):
-        with contextlib.suppress(queue.Empty):
-            future = done.get(timeout=0.05)
+    while True:
+        try:
+            future = done.get(timeout=0.05)  # an answer that has passed the gate needs a moment to get here
+        except queue.Empty:
+            if not session.gate.inside or time.monotonic() > end:
+                return
+        else:
             if not future.exception() and future.result()[1]:
                 yield future.result()[0]

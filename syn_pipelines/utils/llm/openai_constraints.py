@@ -49,7 +49,7 @@ WAYS = (
     Way("grammar (grammar, as llama.cpp)", "grammar", lambda c: {"grammar": "%llguidance {}\n" + lark_of(c)}),
     Way("JSON schema", "json_schema", _json_schema),
 )
-FREE = Way("nothing: this server holds no reply to a form", "", lambda _: {})
+FREE = Way("nothing, for this server takes neither a grammar nor a JSON schema", "", lambda _: {})
 
 
 def probe_constraint(constraint: Constraint) -> Constraint:

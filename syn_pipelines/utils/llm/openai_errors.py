@@ -26,7 +26,8 @@ _REFUSAL = re.compile(r"unexpected|unsupported|not (?:be )?(?:support|permit|all
 _TOO_LONG = re.compile(r"context[ _-]?(?:length|window|size|limit)|maximum (?:context|sequence|model|prompt|input)|max_model_len"
                        r"|(?:prompt|input|request)s? (?:is|are|was|were)? ?too (?:long|large)|too many (?:input |prompt )?tokens"
                        r"|longer than the (?:model|maximum)|max_(?:completion_)?tokens\W{1,3}(?:is )?too large"
-                       r"|range of max_tokens", re.IGNORECASE)
+                       r"|range of (?:max_tokens|input length)|exceeds? (?:the )?(?:maximum|model)|model token limit"
+                       r"|`inputs` tokens|max_tokens\W{1,3}must be", re.IGNORECASE)
 _CONTEXT = re.compile(r"(?:context|maximum)[^0-9]{0,60}?([0-9]{2,9})", re.IGNORECASE)
 _PROMPT = re.compile(r"([0-9]{1,9}) (?:in the (?:messages|prompt|input)|(?:input|prompt) tokens|tokens (?:in|from) the (?:messages|"
                      r"prompt|input))|(?:resulted in|prompt \(length) ([0-9]{1,9})", re.IGNORECASE)

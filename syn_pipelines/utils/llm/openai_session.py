@@ -7,6 +7,7 @@ well. What is retried and for how long is decided here; the client's own retries
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import re
@@ -17,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from syn_pipelines.utils.errors import ServiceError
+from syn_pipelines.utils.errors import ServiceError, UserError
+from syn_pipelines.utils.llm.checkpoints import first_line
 from syn_pipelines.utils.llm.openai_errors import FIRST_PAUSE_S, backoff_s, error_fields, is_too_long, retry_after_s
 from syn_pipelines.utils.llm.openai_gate import Gate
 from syn_pipelines.utils.llm.openai_wire import EXTRAS, Habits, Outcome, model_names, read_answer
@@ -72,7 +74,14 @@ class Session:
         self._thread = threading.Thread(target=self._loop.run_forever, name="requests to the server", daemon=True)
 
     def __enter__(self) -> Session:
-        self._client = _client(self.settings)
+        """Start the thread. UserError where the client cannot be made, mostly for a proxy that it cannot use."""
+        try:
+            self._client = _client(self.settings)
+        except Exception as err:
+            self._loop.close()
+            raise UserError(f"the client for {self.settings.base_url} cannot be made ({first_line(err)}). If it speaks of a "
+                            "proxy, unset ALL_PROXY, HTTP_PROXY and HTTPS_PROXY or correct them; one of socks needs: pip "
+                            "install 'httpx[socks]'") from err
         self._thread.start()
         return self
 
@@ -93,7 +102,8 @@ class Session:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.wait_for(self._client.close(), 5.0)
+        with contextlib.suppress(asyncio.TimeoutError):  # all answers are in; what does not close now ends with the thread
+            await asyncio.wait_for(self._client.close(), 5.0)
 
     async def ask(self, fields: Mapping[str, Any], limit: int, tries: int = 0) -> Outcome:
         """Send a chat request until it is answered or refused, or its tries are used up.
@@ -166,6 +176,8 @@ class Session:
                 outcome = self._refusal(err)
             except UnicodeEncodeError:
                 outcome = Outcome("refused", message="the prompt holds half a surrogate pair, which cannot be sent")
+            except Exception as err:  # what the client itself trips over, such as a charset that is none
+                outcome = Outcome("broken", message=self.settings.told(f"broken answer: {_cause(err)}"))
             if outcome.kind == "limited":
                 self._note_limit(sent_at, outcome)
         return outcome, body
@@ -173,7 +185,7 @@ class Session:
     def _refusal(self, err: Any) -> Outcome:
         status, headers = err.status_code, err.response.headers
         message, code, parameter = error_fields(self.settings.told(err.response.text))
-        told = f"HTTP {status}: {message}"
+        told = self.settings.told(f"HTTP {status}: {message}")  # again: JSON may have hidden the key behind escapes
         if status == 402 or (status == 429 and "insufficient_quota" in code):
             raise self.stop(ServiceError(f"{self.settings.base_url} wants to be paid first ({told}). What is finished is kept; "
                                          "the same command goes on from there."))
@@ -181,7 +193,9 @@ class Session:
         if status == 429 or (status == 503 and pause_s):
             kind = "limited"
         else:
-            kind = "broken" if status >= 500 or status in _PASSING else "refused"
+            # What was answered there before is gone for a while: a proxy without its server, a model that is not loaded.
+            vanished = status == 404 and self.answered
+            kind = "broken" if status >= 500 or status in _PASSING or vanished else "refused"
         return Outcome(kind, status=status, message=told, code=code, parameter=parameter, pause_s=pause_s)
 
     def _note_answer(self) -> None:
@@ -230,7 +244,9 @@ class Session:
                 outcome = Outcome("broken", message=self.settings.told(_cause(err)))
             except openai.APIStatusError as err:
                 message = f"HTTP {err.status_code}: {error_fields(self.settings.told(err.response.text))[0]}"
-                return Outcome("refused", status=err.status_code, message=message), []
+                return Outcome("refused", status=err.status_code, message=self.settings.told(message)), []
+            except Exception as err:  # what the client itself trips over: the address answers, if not with a list
+                return Outcome("refused", message=self.settings.told(f"broken answer: {_cause(err)}")), []
             await asyncio.sleep(self.settings.first_pause_s * (attempt + 1))
         return outcome, []
 

@@ -15,13 +15,15 @@ log = logging.getLogger(__name__)
 # Fields that not every server knows. Replies are usable without them, so a server that refuses one is not sent it again.
 EXTRAS = {"chat_template_kwargs", "repetition_penalty"}
 _OPTIONAL = {"temperature", "top_p", "seed"} | EXTRAS
+# What servers call the end of a reply that its limit, or the context's end, cut off.
+_CUT = {"length", "max_tokens", "model_length"}
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a request: "answer", "refused" (a 4xx that no second try mends), or a failure: "broken" (transport,
-    5xx, no usable answer), "limited" (429, or 503 with a
-    Retry-After: alive, but to be left alone for a while), "empty" (an answer without text).
+    5xx, no usable answer), "limited" (429, or 503 with a Retry-After: alive, but to be left alone for a while), "empty"
+    (an answer without text).
 
     message: one line, for all but answers. pause_s: what the server asked for.
     """
@@ -53,6 +55,8 @@ class Habits:
         """Whether a request that was refused can be sent again in another form."""
         if outcome.status not in (400, 422):
             return False
+        if self.refused & body.keys():  # sent before another request found that out
+            return True
         named = refused_fields(outcome.message, outcome.parameter, body)
         if "max_tokens" in named and "max_completion_tokens" in outcome.message:
             self.limit_field = "max_completion_tokens"
@@ -74,7 +78,7 @@ def read_answer(content: bytes, hide: Callable[[str], str] = str) -> Outcome:
     see.
     """
     try:
-        completion = json.loads(content.decode("utf-8"))
+        completion = json.loads(content.decode("utf-8-sig"))
         choice = completion["choices"][0]
         text, finish = _text_of(choice["message"]), choice.get("finish_reason")
     except UnicodeDecodeError:
@@ -82,7 +86,7 @@ def read_answer(content: bytes, hide: Callable[[str], str] = str) -> Outcome:
     except RecursionError:
         return Outcome("broken", message="broken answer: nested too deeply")
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        shown = error_fields(hide(content.decode("utf-8", "replace")))[0]
+        shown = hide(error_fields(hide(content.decode("utf-8", "replace")))[0])
         return Outcome("broken", message=f"broken answer: {shown[:120] or 'nothing'}")
     if finish in ("error", "abort"):
         return Outcome("broken", message=f"broken answer: ended with {finish!r}")
@@ -92,9 +96,10 @@ def read_answer(content: bytes, hide: Callable[[str], str] = str) -> Outcome:
               for value in (usage.get("prompt_tokens"), usage.get("completion_tokens"))]
     if finish == "content_filter" and not text:
         return Outcome("refused", message="content_filter: the server's filter took the answer away")
-    if not text.strip() and finish != "length":
+    cut = isinstance(finish, str) and finish.lower() in _CUT
+    if not text.strip() and not cut:
         return Outcome("empty", message="empty answer: the server sent no text")
-    return Outcome("answer", text, "length" if finish == "length" else "stop", *counts)
+    return Outcome("answer", text, "length" if cut else "stop", *counts)
 
 
 def _text_of(message: Mapping[str, Any]) -> str:

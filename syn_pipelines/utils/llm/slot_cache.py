@@ -58,7 +58,7 @@ class Pass:
         slots = np.repeat(np.arange(len(feeds)), lengths)
         packed = torch.from_numpy(np.stack([flat, places, slots])).to(device)
         self.ids, self.positions, self._slots = packed[:1], packed[1:2], packed[2]
-        self.last = (ends - 1).tolist()  # no tensor: in a spread model the last layer is on another device
+        self.last = (ends - 1).tolist()
         self._groups = [_Group(lengths[rows], starts[rows], int(ends[rows][0] - lengths[rows][0]), rows, device)
                         for rows in _split(lengths)]
         self._moved: dict[Any, tuple] = {}
@@ -96,7 +96,8 @@ class _Group:
         if self.gather.device == device:
             return self
         other = object.__new__(_Group)
-        other.__dict__ = {**self.__dict__, **{name: getattr(self, name).to(device) for name in ("gather", "scatter", "mask")}}
+        moved = {name: getattr(self, name).to(device) for name in ("gather", "scatter", "mask")}
+        other.__dict__ = {**self.__dict__, **moved}
         return other
 
 
@@ -137,10 +138,12 @@ class SlotCache:
         return 0
 
     def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copy the first ``length`` positions of slots into other slots."""
+        """Copy the first ``length`` positions of slots into other slots, none of which is also a source."""
+        # Slot by slot: a list of slots would be sent to the GPU for every layer, each time waiting for all that runs there.
         for layer in self.layers:
             for store in layer:
-                store[list(targets), :, :length] = store[list(sources), :, :length]
+                for source, target in zip(sources, targets):
+                    store[target, :, :length] = store[source, :, :length]
 
     def keep(self, slot: int, length: int) -> None:
         """Copy the first positions of a slot aside, for ``recall``."""
@@ -210,26 +213,36 @@ def slot_attention(module: Any, query: Any, key: Any, value: Any, attention_mask
 
 def run_pass(network: Any, cache: SlotCache, feeds: Sequence[Feed]) -> Any:
     """One forward pass; feed ``i`` goes to slot ``i``. Returns the logits behind each row's last token, (R, vocabulary)."""
-    plan = Pass(feeds, network.get_input_embeddings().weight.device)
-    cache.current = plan
+    import torch
+
+    device = network.get_input_embeddings().weight.device
+    cache.current = plan = Pass(feeds, device)
+    # On a GPU a list is sent there when it is used, which waits for all layers. In a spread model the last layer is on
+    # another device, where no tensor of this one can be used.
+    spread = len(set(getattr(network, "hf_device_map", {}).values())) > 1
+    last = plan.last if spread else torch.tensor(plan.last, device=device)
     with _attending(network):
         return network(input_ids=plan.ids, position_ids=plan.positions, past_key_values=cache, use_cache=True,
-                       attention_mask=None, logits_to_keep=plan.last, slot_pass=plan).logits[0]
+                       attention_mask=None, logits_to_keep=last, slot_pass=plan).logits[0]
 
 
 @contextmanager
 def _attending(network: Any) -> Any:
-    """Within this, the model's attention is ``slot_attention``."""
+    """Within this, the model's attention is ``slot_attention``, and not by cuDNN: torch prefers that on newer GPUs, where it
+    makes a plan for each new shape, and here every pass has one."""
+    import torch
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, slot_attention)
     config = network.config.get_text_config()
-    before = config._attn_implementation
+    before, cudnn = config._attn_implementation, torch.backends.cuda.cudnn_sdp_enabled()
     config._attn_implementation = NAME
+    torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         yield
     finally:
         config._attn_implementation = before
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
 
 
 def slots_fit(network: Any) -> str:

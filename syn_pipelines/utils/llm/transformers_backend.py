@@ -18,7 +18,7 @@ from itertools import chain, islice
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.llm import Reply, Request
+from syn_pipelines.utils.llm import LEAST_REPLY_TOKENS, Reply, Request
 from syn_pipelines.utils.llm.checkpoints import check_checkpoint, first_line, quiet
 from syn_pipelines.utils.llm.decode_loop import DecodeLoop, Meter
 from syn_pipelines.utils.llm.generate_batches import GenerateBatches
@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 
 # Requests are read ahead and sorted by length within this many batches: memory stays bounded on a stream.
 _WINDOW_BATCHES = 32
-# A prompt that leaves less room than this (or less than it asked for) is reported, not answered with a stump.
-_LEAST_REPLY_TOKENS = 16
 
 
 class TransformersBackend:
@@ -128,7 +126,7 @@ class TransformersBackend:
         prefix = os.path.commonprefix([row.prompt for row in rows]) if len(rows) > 1 else []
         later = chain.from_iterable(self._rows(more, refused)
                                     for more in iter(lambda: list(islice(source, self._window)), []))
-        for reply in self._answers(chain(rows, later), prefix, slots=min(self._rows_at_once, max(1, len(rows)))):
+        for reply in self._answers(chain(rows, later), prefix, slots=min(self._rows_at_once, len(window))):
             yield from _drained(refused)
             yield reply
         yield from _drained(refused)
@@ -137,7 +135,7 @@ class TransformersBackend:
         """UserError when what the prompts have in common fills the context: then no sentence can ever be asked about."""
         contents = {request.messages[-1]["content"] for request in requests}
         shared = self.count_tokens(os.path.commonprefix(list(contents))) if len(contents) > 1 else 0
-        if shared + _LEAST_REPLY_TOKENS > self._context:
+        if shared + LEAST_REPLY_TOKENS > self._context:
             raise UserError(f"--model_from_pretrained={self.model}: the model takes {self._context:,} tokens, and the "
                             f"instruction alone has {shared:,}. Use a model with a longer context.")
 
@@ -167,16 +165,17 @@ class TransformersBackend:
             return None
         if self._guidance is None:
             try:
-                self._guidance = Guidance(self._tokenizer, self._scores_width(), self._ends)
+                self._guidance = Guidance(self._tokenizer, self._scores_width(self._network), self._ends)
             except (UnsupportedTokenizer, ImportError) as exc:
                 self._held = False
                 log.warning("%s: replies are not held to a grammar (%s)", self.model, exc)
                 return None
         return Guide(self._guidance, row.request.constraint, row.limit, forcing=forcing and self._forcing)
 
-    def _scores_width(self) -> int:
-        head = self._network.get_output_embeddings()
-        return int(head.weight.shape[0] if head is not None else self._network.config.vocab_size)
+    @staticmethod
+    def _scores_width(network: Any) -> int:
+        head = network.get_output_embeddings()
+        return int(head.weight.shape[0] if head is not None else network.config.vocab_size)
 
     def _reply(self, done: Written) -> Reply:
         """A written reply as text."""
@@ -199,6 +198,21 @@ class TransformersBackend:
             if not self._tokenizer.chat_template:
                 log.warning("%s has no chat template: prompts are sent as plain text. Use a chat model, "
                             "or give a template with --chat_template", self.model)
+            else:
+                with quiet():
+                    self._check_template()
+
+    def _check_template(self) -> None:
+        """UserError for a chat template that takes no user message, or leaves out what it says."""
+        whose = f"--chat_template={self._chat_template}:" if self._chat_template else (
+            f"--model_from_pretrained={self.model}: its chat template")
+        try:
+            says = self._render([{"role": "user", "content": "xyzzy"}])
+        except Exception as exc:
+            raise UserError(f"{whose} fails on a user message ({first_line(exc)}). Correct it, or give another one with "
+                            "--chat_template.") from exc
+        if "xyzzy" not in says:
+            raise UserError(f"{whose} leaves out what the user says. Correct it, or give another one with --chat_template.")
 
     def _load(self) -> None:
         """Weights, end tokens and a generation config of our own."""
@@ -221,10 +235,12 @@ class TransformersBackend:
         from transformers import GenerationConfig
 
         pad = self._tokenizer.pad_token_id
+        if pad is None or pad >= self._scores_width(network):  # some tokenizers got one that the model never learned of
+            pad = (self._ends or [0])[0]
         return GenerationConfig(
             do_sample=False,
             eos_token_id=self._ends or None,
-            pad_token_id=pad if pad is not None else (self._ends or [0])[0],
+            pad_token_id=pad,
             bos_token_id=self._tokenizer.bos_token_id,
             cache_implementation=getattr(network.generation_config, "cache_implementation", None),
         )
@@ -237,7 +253,7 @@ class TransformersBackend:
         except Exception as exc:  # a chat template may refuse the roles; that must not end the run
             return Reply(request.id, "", "error", error=first_line(exc))
         room = self._context - len(prompt)
-        if room < max(1, min(request.max_new_tokens, _LEAST_REPLY_TOKENS)):
+        if room < max(1, min(request.max_new_tokens, LEAST_REPLY_TOKENS)):
             error = f"prompt has {len(prompt)} tokens, the model takes {self._context}"
             return Reply(request.id, "", "too_long", prompt_tokens=len(prompt), error=error)
         return Row(request, prompt, max(1, min(request.max_new_tokens, room)))
@@ -270,6 +286,7 @@ class TransformersBackend:
             if merged == messages:
                 raise
             return self._tokenizer.apply_chat_template(merged, **options)
+
 
 def _drained(replies: deque[Reply]) -> Iterator[Reply]:
     while replies:

@@ -33,7 +33,8 @@ def guidance_tokenizer(tokenizer: Any, vocab_size: int, ends: Sequence[int]) -> 
         UnsupportedTokenizer: not every text can be written with its tokens, or their bytes are not known.
     """
     fast = tokenizer.is_fast
-    ends = [end for end in dict.fromkeys(ends) if 0 <= end < (len(tokenizer) if fast else vocab_size)]
+    known = min(len(tokenizer), vocab_size) if fast else vocab_size
+    ends = [end for end in dict.fromkeys(ends) if 0 <= end < known]
     if not ends:
         raise UnsupportedTokenizer("it has no end token")
     try:
@@ -59,7 +60,7 @@ def decode_bytes(guidance: LLTokenizer, ids: Sequence[int]) -> bytes:
 def _fast(tokenizer: Any, vocab_size: int, ends: list[int]) -> LLTokenizer:
     from llguidance import LLTokenizer
 
-    state = _plain_state(tokenizer, ends)
+    state = _plain_state(tokenizer, vocab_size, ends)
     guidance = LLTokenizer(json.dumps(state), n_vocab=vocab_size, eos_token=ends)
     if (state["decoder"] or {}).get("type") == "ByteLevel":
         return guidance
@@ -68,7 +69,7 @@ def _fast(tokenizer: Any, vocab_size: int, ends: list[int]) -> LLTokenizer:
     return LLTokenizer(_Speller(tokens, special, ends, guidance.tokenize_str), n_vocab=vocab_size, eos_token=ends)
 
 
-def _plain_state(tokenizer: Any, ends: Sequence[int]) -> dict[str, Any]:
+def _plain_state(tokenizer: Any, vocab_size: int, ends: Sequence[int]) -> dict[str, Any]:
     """A fast tokenizer as its JSON tells it, changed so that every text stays text.
 
     Special tokens get names that no text holds: under their own, llguidance would force the special token where a
@@ -86,7 +87,18 @@ def _plain_state(tokenizer: Any, ends: Sequence[int]) -> dict[str, Any]:
         blank = {"type": "Replace", "pattern": {"String": _BLANK}, "content": " "}
         state["decoder"] = {"type": "Sequence", "decoders": [blank, {"type": "ByteFallback"}, {"type": "Fuse"}]}
     _rename_special(state, {*tokenizer.all_special_ids, *ends}, tokenizer.backend_tokenizer.id_to_token)
+    _leave_out_unscored(state, vocab_size)
     return state
+
+
+def _leave_out_unscored(state: dict[str, Any], vocab_size: int) -> None:
+    """Take out the tokens that the model has no scores for: added ones (for padding, for images) may lie behind its own."""
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < vocab_size]
+    vocab = state["model"].get("vocab")
+    if isinstance(vocab, dict):
+        state["model"]["vocab"] = {piece: i for piece, i in vocab.items() if i < vocab_size}
+    elif vocab:
+        state["model"]["vocab"] = vocab[:vocab_size]
 
 
 def _rename_special(state: dict[str, Any], special: set[int], name_of: Callable[[int], str | None]) -> None:
