@@ -237,6 +237,26 @@ def test_a_choice_that_is_repeated_draws_the_same_numbers(model, monkeypatch):
     assert not fails
 
 
+def test_the_row_that_a_pass_fails_on_is_found_by_halving(model, monkeypatch):
+    requests = [dataclasses.replace(request(i, "pos"), id=str(i)) for i in range(16)]
+    right = gist(written_by(model, requests, slots=16))
+    odd = dataclasses.replace(requests[11], messages=({"role": "user", "content": "坏\x02句子"},))
+    (mark,) = model._tokenizer("\x02", add_special_tokens=False)["input_ids"]
+    sizes, real = [], decode_loop.run_pass
+
+    def choke(network, cache, feeds):
+        sizes.append(len(feeds))
+        if any(mark in feed.tokens for feed in feeds):
+            raise ValueError("cannot digest this")
+        return real(network, cache, feeds)
+
+    monkeypatch.setattr(decode_loop, "run_pass", choke)
+    done = gist(written_by(model, [*requests[:11], odd, *requests[12:]], slots=16))
+    assert done.pop("11")[1:3] == ("error", "ValueError: cannot digest this")
+    assert done == {name: what for name, what in right.items() if name != "11"}
+    assert {16, 8} <= set(sizes)
+
+
 def test_a_failing_grammar_ends_its_own_reply_only(model, monkeypatch):
     requests = [request(i, "entity") for i in range(4)]
     right = gist(written_by(model, requests))

@@ -20,7 +20,13 @@ from syn_pipelines import UserError
 from syn_pipelines.utils.llm import Constraint, Request
 from syn_pipelines.utils.llm.generate_batches import batch_length
 from syn_pipelines.utils.llm.transformers_backend import TransformersBackend, merge_system
-from syn_pipelines.utils.llm.transformers_loading import Placement, choose_placement, load_model, load_tokenizer, parse_gpus
+from syn_pipelines.utils.llm.transformers_loading import (
+    Placement,
+    choose_placement,
+    load_model,
+    load_tokenizer,
+    parse_gpus,
+)
 from syn_pipelines.utils.llm.transformers_sampling import Row, TokenChooser, cut_reply, nucleus_floor
 
 HERE = [kind for kind in KINDS if supports(kind)]

@@ -26,7 +26,7 @@ from syn_pipelines.utils.jsonl import replacing, to_line
 SYNC_EVERY_S = 0.1
 STORED = ("id", "text", "finish_reason", "error")  # what every line about a reply must hold
 # Where a name in the fingerprint says too little.
-SAID = {"input": "input (the sentences asked about)", "labels": "labels (the names that the prompt offers)"}
+SAID = {"input": "input (the sentences asked about)"}
 SHAPES_INPUT = {"prompt_sha256", "labels", "label_names", "shots"}  # whole questions make the input: these change it, too
 
 

@@ -145,7 +145,7 @@ class DecodeLoop:
         self.slots = slots
         self._network, self._ends, self._guide_of, self._meter = network, frozenset(ends), guide_of, meter
         self._waiting: deque[Writer] = deque()
-        self._suspects: deque[Writer] = deque()
+        self._suspects: deque[list[Writer]] = deque()
         self._live: list[Writer] = []  # the writer at i has slot i
         self._cache: SlotCache | None = None
         self._prefix: list[int] = []
@@ -171,10 +171,13 @@ class DecodeLoop:
     # --- rows enter ---------------------------------------------------------------------------------------------
 
     def _admit(self, source: Iterator[Row]) -> Iterator[Written]:
-        """Fill free slots. Rows of a pass that failed run alone, before all others, to find the one that fails."""
+        """Fill free slots. Rows of a pass that failed run in halves, before all others, until the one that fails is
+        alone."""
         if self._suspects:
             if not self._live:
-                self._live.append(self._suspects.popleft())
+                group = self._suspects.popleft()
+                self._live, rest = group[:self.slots], group[self.slots:]
+                self._suspects.extendleft([rest] if rest else [])
             return
         room = _PROMPT_TOKENS - sum(len(writer.pending) for writer in self._live)
         while len(self._live) < self.slots and room > 0:
@@ -301,7 +304,7 @@ class DecodeLoop:
     # --- what goes wrong ----------------------------------------------------------------------------------------
 
     def _guarded(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        """The step's result, or None when it failed; then its rows are set up to run again, smaller or alone."""
+        """The step's result, or None when it failed; then its rows are set up to run again, fewer at once."""
         import torch
 
         try:
@@ -327,6 +330,7 @@ class DecodeLoop:
             self.slots //= 2
             self._waiting.extendleft(reversed(rows))
         else:
-            log.warning("a pass over %d requests failed (%s): running them one by one", len(rows), text)
-            self._suspects.extend(rows)
+            log.warning("a pass over %d requests failed (%s): running them in halves", len(rows), text)
+            half = len(rows) // 2
+            self._suspects.extendleft([rows[half:], rows[:half]])
         return None
