@@ -28,7 +28,7 @@ KNOWN_FIELDS = {"model", "messages", "max_tokens", "temperature", "top_p", "seed
 
 @dataclass(frozen=True)
 class Fault:
-    """What to do instead of answering. One of: a status with its message; raw bytes with status 200; ``drop`` the
+    """What to do instead of answering. One of: a status with its message; raw bytes (with a status or 200); ``drop`` the
     connection; ``hang_s`` seconds before a normal answer; ``cut`` the body of a normal answer in the middle. ``charset``: what a
     status says its message is written in."""
 
@@ -230,7 +230,7 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
             elif fault.raw is not None:
-                self._send(200, fault.raw)
+                self._send(fault.status, fault.raw)
             elif fault.status != 200:
                 self._send(fault.status, error_body(fault.message, fault.code, fault.parameter), fault.retry_after, fault.charset)
             else:

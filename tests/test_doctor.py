@@ -227,6 +227,18 @@ def test_a_missing_chat_template_is_a_warning_and_can_be_given(folder, own_model
     assert broken["transformers"]["status"] == "problem" and "chat.jinja:1" in broken["transformers"]["found"]
 
 
+@pytest.mark.parametrize("context, sizes, status", [
+    (4096, (5, 20), "ok"), (1600, (5, 2000), "warning"), (64, (5, 20), "problem"),
+])
+def test_questions_that_leave_no_room_for_a_reply_are_found_without_the_weights(tmp_path, context, sizes, status):
+    if not supports("qwen2"):
+        pytest.skip("this transformers has no qwen2")
+    folder = write_data_set(tmp_path, [(" ".join(["river"] * size), []) for size in sizes])
+    model = build_tiny_model("qwen2", tmp_path / "model", max_position_embeddings=context)
+    found = examined(folder, model_from_pretrained=str(model))["context"]
+    assert found["status"] == status and f"takes {context:,} tokens" in found["found"]
+
+
 # --- a server --------------------------------------------------------------------------------------------------------
 
 def test_a_server_that_is_down_is_a_problem(folder):
@@ -250,7 +262,7 @@ def test_a_server_is_asked_which_constraints_it_takes(folder, holds, status, wor
         count = len(server.requests)
         assert "--constraint=none" in examined(folder, base_url=server.url, model_from_pretrained="tiny",
                                                constraint="none")["server grammar"]["found"]
-        assert len(server.requests) == count
+        assert len(server.requests) == count + 1  # one word, no grammar
 
 
 def test_a_server_that_refuses_is_a_problem_in_its_own_words(folder):

@@ -135,6 +135,12 @@ def test_another_fingerprint_names_every_difference_and_the_way_out(path):
     assert path.read_bytes() == before
 
 
+def test_another_prompt_is_not_told_as_other_sentences():
+    found = {"prompt_sha256": "ab", "shots": "0", "input": "cd"}
+    assert differing(found, {**found, "shots": "2", "input": "ef"}) == "shots 0 -> 2"
+    assert "sentences" in differing(found, {**found, "input": "ef"})
+
+
 def test_without_a_reply_another_fingerprint_is_no_matter(path):
     filled(path)
     opened(path, {"seed": 7}).close()

@@ -744,6 +744,19 @@ def test_room_that_a_message_tells(message, room):
     assert is_too_long(message) and room_left(message, 4900) == room
 
 
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"error": {"message": ' + "[" * 900 + "]" * 900 + "}}", "<" * 1_000_000,
+                                  "<style>" * 100_000])
+def test_a_body_that_is_made_to_break_readers_has_a_message_too(body):
+    message = error_fields(body)[0]
+    assert len(message) <= 300 and "\n" not in message
+
+
+def test_a_refusal_in_a_body_that_nests_too_deeply_fails_its_request_alone():
+    with FaultServer(answer=echo, faults=poison("about 1", Fault(400, raw=b"[" * 100_000))) as server:
+        replies = list(backend_for(server, concurrency=1).generate(questions(3)))
+    assert [reply.finish_reason for reply in replies] == ["stop", "error", "stop"] and "HTTP 400" in replies[1].error
+
+
 def test_ordinary_refusals_are_not_about_length():
     for message in ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "model not found", ""):
         assert not is_too_long(message)

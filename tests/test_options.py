@@ -329,6 +329,13 @@ def test_a_tool_that_is_no_step_reads_the_common_keys_of_a_file(config):
     assert (opts.file_name, opts.seed, opts.depth) == ("weibo", 3, 1)
 
 
+@pytest.mark.parametrize("given, kept", [(True, "plan"), (False, ""), ("1", "plan"), ("0", ""), ("probe", "probe"), ("", "")])
+def test_a_flag_that_may_stand_alone_also_takes_yes_and_no(given, kept):
+    assert load_options(S1, False, {"dry_run": given}).dry_run == kept
+    with pytest.raises(UserError, match="'maybe' is none of plan, probe"):
+        load_options(S1, False, {"dry_run": "maybe"})
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_file_fits_the_steps(path):
     assert read_config(str(path))

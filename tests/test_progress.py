@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -87,12 +88,11 @@ def test_a_log_file_is_not_flooded(folder, use, caplog):
     assert not [text for text in caplog.messages if " left" in text]
 
 
-def test_a_terminal_gets_a_bar_with_tokens_and_share_kept(tmp_path):
-    workspace = make_workspace(tmp_path / "project", train=40, held_out=2)
-    command = [sys.executable, str(ROOT / "syn_pipelines/s1_predict_data.py"), "--file_name=weibo", "--backend=offline"]
+def on_a_terminal(command: list[str], folder: Path, columns: int) -> bytes:
+    """What a command writes to standard error when that is a terminal."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 160, 0, 0))
-    with subprocess.Popen(command, cwd=workspace, stderr=theirs, stdout=subprocess.DEVNULL,
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with subprocess.Popen(command, cwd=folder, stderr=theirs, stdout=subprocess.DEVNULL,
                           env={**os.environ, "TERM": "xterm"}) as process:
         os.close(theirs)
         shown = b""
@@ -103,7 +103,29 @@ def test_a_terminal_gets_a_bar_with_tokens_and_share_kept(tmp_path):
             pass
     os.close(ours)
     assert process.returncode == 0, shown
+    return shown
+
+
+def test_a_terminal_gets_a_bar_with_tokens_and_share_kept(tmp_path):
+    workspace = make_workspace(tmp_path / "project", train=40, held_out=2)
+    command = [sys.executable, str(ROOT / "syn_pipelines/s1_predict_data.py"), "--file_name=weibo", "--backend=offline"]
+    shown = on_a_terminal(command, workspace, columns=160)
     assert b"40/40" in shown and re.search(rb"<\d\d:\d\d, +[\d.,]+ sentences/s, [\d,]+ tokens/s, kept 100\.0 %\]", shown)
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_lines_of_the_log_stand_above_the_bar_and_a_narrow_terminal_shows_all_figures(columns):
+    code = ("import logging, sys\n"
+            "from syn_pipelines.utils.summary import Progress, Usage\n"
+            "from syn_pipelines.utils.llm import Reply\n"
+            "logging.basicConfig(stream=sys.stderr, format='%(message)s')\n"
+            "with Progress(Usage('sentence'), total=2, what='s1_predict_data entity') as bar:\n"
+            "    logging.warning('no GPU here')\n"
+            "    for n in '12':\n"
+            "        bar.add(Reply(n, '[]'), kept=True)\n")
+    shown = on_a_terminal([sys.executable, "-c", code], ROOT, columns)
+    assert re.search(rb"[\r\n]no GPU here\r?\n", shown)
+    assert re.search(rb" tokens/s, kept 100\.0 %\]", shown) and (b"s1_predict_data entity:" in shown) is (columns == 160)
 
 
 def test_a_journal_line_of_before_reads_as_ever(folder, use):

@@ -191,6 +191,7 @@ BAD_FOLDERS = {
     "no config": (_remove("config.json"), "has no config.json"),
     "adapter": (_adapter, "holds an adapter only. Merge it"),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), r"config.json:1: no JSON object .*Fetch it"),
+    "config is too deep": (lambda f: (f / "config.json").write_text("[" * 100_000), r"config.json:1: no JSON object .*Fetch it"),
     "no model type": (lambda f: (f / "config.json").write_text("{}"), "model_type"),
     "no tokenizer": (_remove("token*", "special*", "*.jinja"), "no tokenizer .*Copy the tokenizer files"),
     "no weights": (_remove("*.safetensors"), r"no weights \(model.safetensors\)"),

@@ -8,11 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 from syn_pipelines.s5_merge_data import Labels
-from syn_pipelines.tools._diagnosis import Case, Check, ok, told, warning
+from syn_pipelines.tools._diagnosis import Case, Check, ok, problem, told, warning
+from syn_pipelines.utils.dry_run import prompt_as_sent
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import Replies
 from syn_pipelines.utils.labels import clashes
 from syn_pipelines.utils.language import language_of
+from syn_pipelines.utils.llm import LEAST_REPLY_TOKENS, Request
 from syn_pipelines.utils.manifest import stale_files
 from syn_pipelines.utils.paths import MODES
 from syn_pipelines.utils.prompts import load_prompt
@@ -23,6 +25,8 @@ from syn_pipelines.utils.records import read_sentences, read_train
 def look_at_data(case: Case) -> Iterator[Check]:
     """The training sentences."""
     sentences = list(read_train(case.paths))
+    by_length = sorted(sentences, key=lambda sentence: sum(map(len, sentence["text"])))
+    case.found["extremes"] = by_length[:1] + by_length[-1:]
     case.found["language"] = language = language_of(case.llm, (s["text"] for s in sentences))
     entities = sum(len(sentence["entities"]) for sentence in sentences)
     shown = (f"{case.paths.train}: {len(sentences):,} sentences, {entities:,} entities, language {language.lang}, tokens "
@@ -71,10 +75,27 @@ def look_at_prompts(case: Case) -> Iterator[Check]:
     if language is None:
         return
     wordings = [Wording.of(case.llm, case.paths, language, mode) for mode in MODES]
+    case.found["wordings"] = wordings
     names = [wording.prompt.name for wording in wordings] + [load_prompt("explain", language.lang).name]
     described = len(target_names(case.paths))
     yield ok("prompts", f"{', '.join(names)}; " + (f"{described} target labels are described" if described else
                                                    "target labels go by their names"))
+
+
+def look_at_context(case: Case) -> Iterator[Check]:
+    """Whether the questions leave room for a reply in the context of a local model."""
+    context, wordings = case.found.get("context"), case.found.get("wordings", ())
+    if not context or not wordings:
+        return
+    shortest, longest = (max(prompt_as_sent(case.backend, Request("", wording.question(sentence).messages, 1))[1]
+                             for wording in wordings) for sentence in case.found["extremes"])
+    shown = f"the model takes {context:,} tokens, the prompt of the longest sentence has {longest:,}"
+    if longest + LEAST_REPLY_TOKENS <= context:
+        yield ok("context", shown)
+    elif shortest + LEAST_REPLY_TOKENS <= context:
+        yield warning("context", f"{shown}: sentences that do not fit are rejected", "Use a model with a longer context.")
+    else:
+        yield problem("context", f"{shown}, that of the shortest {shortest:,}", "Use a model with a longer context.")
 
 
 def look_at_run(case: Case) -> Iterator[Check]:

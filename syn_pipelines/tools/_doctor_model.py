@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from syn_pipelines.tools._diagnosis import Case, Check, ok, problem, told, warning
@@ -145,7 +146,7 @@ def count_numbers(path: Path) -> tuple[int, int]:
         tensors = [entry for name, entry in header.items() if name != "__metadata__"]
         end = max((entry["data_offsets"][1] for entry in tensors), default=0)
         count = sum(math.prod(entry["shape"]) for entry in tensors)
-    except (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         raise UserError(f"{path}: is no safetensors file. Fetch it again.") from None
     return count, max(8 + length + end - path.stat().st_size, 0)
 
@@ -177,7 +178,7 @@ def look_at_tokenizer(case: Case) -> Iterator[Check]:
     folder = case.found.get("folder")
     if folder is None or not case.found.get("loadable"):  # the reason is told already, and would be told wrongly here
         return
-    from syn_pipelines.utils.llm.transformers_loading import load_tokenizer
+    from syn_pipelines.utils.llm.transformers_loading import context_length, load_tokenizer
 
     try:
         tokenizer = load_tokenizer(case.llm.model_from_pretrained, trust_remote_code=case.llm.trust_remote_code,
@@ -185,6 +186,8 @@ def look_at_tokenizer(case: Case) -> Iterator[Check]:
     except UserError as err:
         yield told("tokenizer", err)
         return
+    config = read_json_object(folder / "config.json")
+    case.found["context"] = context_length(SimpleNamespace(**(config.get("text_config") or config)), tokenizer)
     fast = bool(getattr(tokenizer, "is_fast", False))
     yield ok("tokenizer", f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens, {'fast' if fast else 'slow (Python)'}")
     if case.backend_name == "glm3":

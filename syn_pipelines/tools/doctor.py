@@ -39,6 +39,7 @@ LOOKS: dict[str, Look] = {
     "labels": _doctor_data.look_at_labels,
     "splits": _doctor_data.look_at_splits,
     "prompts": _doctor_data.look_at_prompts,
+    "context": _doctor_data.look_at_context,
     "disk": _doctor_machine.look_at_disk,
     "run": _doctor_data.look_at_run,
 }

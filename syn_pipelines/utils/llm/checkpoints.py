@@ -109,7 +109,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """Content of a JSON file of a checkpoint; empty for a file that is absent, unreadable or no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -177,7 +177,7 @@ def _check_description(folder: Path, model: str) -> None:
         raise UserError(f"--model_from_pretrained={model}: {why}.")
     try:
         json.loads(config.read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise UserError(f"{config}:1: no JSON object with a model_type ({first_line(exc)}). Fetch it again.") from exc
     if not any(any(folder.glob(name)) for name in _VOCABULARY_FILES):
         raise UserError(
@@ -210,7 +210,7 @@ def _check_weights(folder: Path, model: str) -> None:
     if index.is_file():
         try:
             parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise UserError(f"{index}:1: not an index of weights ({first_line(exc)}). Fetch it again.") from exc
         lost = [part for part in parts if not (folder / part).is_file()]
         if lost:

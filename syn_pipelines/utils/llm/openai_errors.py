@@ -19,6 +19,8 @@ MAX_PAUSE_S = 300.0
 FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE = 120  # first pauses
 _MESSAGE_CHARS = 300
+_BODY_CHARS = 20_000  # of a page without JSON; its message stands near the top
+_MARKUP = re.compile(r"<style.*?(?:</style>|$)|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 _REFUSAL = re.compile(r"unexpected|unsupported|not (?:be )?(?:support|permit|allow|recogni|accept)|unrecogni|unknown|extra|forbidden"
                       r"|(?:does|do)(?: not|n't) support|cannot find|not a valid|invalid (?:argument|field|parameter|key|name)",
@@ -39,9 +41,12 @@ def error_fields(body: str) -> tuple[str, str, str]:
     The message is one line of at most 300 characters. A body that is no JSON is its own message, without HTML tags.
     """
     try:
-        content = json.loads(body)
-    except ValueError:
-        return _one_line(re.sub(r"<style.*?</style>|<[^>]*>", " ", body, flags=re.DOTALL | re.IGNORECASE)), "", ""
+        return _fields_of(json.loads(body))
+    except (ValueError, RecursionError):
+        return _one_line(_MARKUP.sub(" ", body[:_BODY_CHARS])), "", ""
+
+
+def _fields_of(content: Any) -> tuple[str, str, str]:
     error = content.get("error", content) if isinstance(content, dict) else content
     if not isinstance(error, dict):
         return _one_line(error if isinstance(error, str) else json.dumps(error, ensure_ascii=False)), "", ""
