@@ -16,7 +16,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,7 @@ from syn_pipelines.utils.annotate import refuse_contradictions
 from syn_pipelines.utils.dry_run import Plan, Plans, show
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.language import language_of
-from syn_pipelines.utils.llm import choose_backend
+from syn_pipelines.utils.llm import choose_backend, kept_model
 from syn_pipelines.utils.manifest import STALE_LOG, read_manifest
 from syn_pipelines.utils.options import (
     LabelOptions,
@@ -231,12 +231,16 @@ def run(opts: Options, given: Mapping[str, Any]) -> Report | Plans:
     settle_reparse(steps, paths)
     check(opts, paths, steps)
     if opts.dry_run:
-        return dry_run(paths, [step for step in steps if isinstance(step.opts, LlmOptions)])
+        with kept_model():
+            return dry_run(paths, [step for step in steps if isinstance(step.opts, LlmOptions)])
     name = labelled_by(steps[0], paths)
     log.info("run_all: %s, run %s, labelled by %s", paths.dataset, paths.run, name)
     report = Report(opts, paths, name)
-    with _quiet(STALE_LOG):  # what a step makes out of date is renewed by those that follow
+    with _quiet(STALE_LOG), ExitStack() as model:  # what a step makes out of date is renewed by those that follow
+        model.enter_context(kept_model())
         for number, step in enumerate(steps, 1):
+            if not isinstance(step.opts, LlmOptions):
+                model.close()  # the NER models need the memory
             log.info("\n[%d/%d] %s", number, len(steps), step.name)
             done: Callable[[Any, RunPaths], bool] | None = getattr(step.module, "is_done", None)
             if done and done(step.opts, paths):

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tiny_models import KINDS, SENTENCES, build_tiny_model, edit_json, supports
 
 from syn_pipelines import UserError
-from syn_pipelines.utils.llm import Constraint, Request
+from syn_pipelines.s1_predict_data import Options as Step1Options
+from syn_pipelines.utils.llm import Constraint, Request, choose_backend, kept_model
 from syn_pipelines.utils.llm.generate_batches import batch_length
 from syn_pipelines.utils.llm.transformers_backend import TransformersBackend, merge_system
 from syn_pipelines.utils.llm.transformers_loading import (
@@ -557,6 +558,23 @@ def test_the_check_sees_a_tokenizer_that_cannot_be_read(checkpoint):
     (folder / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="tokenizer"):
         backend(folder).check()
+
+
+def test_steps_that_ask_the_same_model_one_after_the_other_may_share_its_weights(folders):
+    def chosen(kind: str, **flags) -> TransformersBackend:
+        return choose_backend(Step1Options(model_from_pretrained=str(folders[kind]), **flags))
+
+    with kept_model():
+        first = chosen("llama")
+        right = answers(first, mixed_requests())
+        network = first._network
+        again = chosen("llama", batch_size=3)
+        assert again._network is network and answers(again, mixed_requests()) == right
+        assert chosen("llama", scheduler="generate")._network is None
+        assert chosen("qwen2")._network is None
+        assert chosen("llama")._network is None  # one model at a time
+    apart = chosen("llama")
+    assert apart._network is None and apart is not chosen("llama")
 
 
 # ---- failures ----

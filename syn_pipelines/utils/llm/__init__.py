@@ -7,10 +7,12 @@ their weights on first use, so a step whose work is done never loads a model.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.options import LlmOptions
@@ -116,13 +118,44 @@ def choose_backend(opts: LlmOptions) -> Backend:
 
         return OpenAIBackend(opts.model_from_pretrained, opts.base_url, concurrency=opts.concurrency,
                              timeout_s=opts.timeout)
+    return _local_backend(opts, glm3=name == "glm3")
+
+
+def _local_backend(opts: LlmOptions, *, glm3: bool) -> Backend:
     from syn_pipelines.utils.llm.glm3_backend import Glm3Backend
     from syn_pipelines.utils.llm.transformers_backend import TransformersBackend
 
-    local = Glm3Backend if name == "glm3" else TransformersBackend
     model = opts.model_from_pretrained.rstrip("/") or "/"  # as a shell completes a folder, it is the same model
-    return local(model, batch_size=opts.batch_size or 1, n_gpu=opts.n_gpu,
-                 scheduler=opts.scheduler, chat_template=opts.chat_template, trust_remote_code=opts.trust_remote_code)
+    settings = {"n_gpu": opts.n_gpu, "scheduler": opts.scheduler, "chat_template": opts.chat_template,
+                "trust_remote_code": opts.trust_remote_code}
+    key = (glm3, model, *settings.values())
+    if _kept is None or key not in _kept:
+        made = (Glm3Backend if glm3 else TransformersBackend)(model, batch_size=1, **settings)
+        if _kept is None:
+            made.resize(opts.batch_size or 1)
+            return made
+        _kept.clear()  # one model at a time
+        _kept[key] = made
+    _kept[key].resize(opts.batch_size or 1)
+    return _kept[key]
+
+
+_kept: dict[tuple, Any] | None = None
+
+
+@contextmanager
+def kept_model() -> Iterator[None]:
+    """Within this, steps that ask the same local model share it, so that its weights are read once."""
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        used, _kept = bool(_kept), None
+        if used and "torch" in sys.modules:
+            from syn_pipelines.utils.llm.transformers_loading import free_memory
+
+            free_memory()
 
 
 @cache

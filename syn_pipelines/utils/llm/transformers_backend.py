@@ -70,8 +70,7 @@ class TransformersBackend:
         self._gpus = parse_gpus(n_gpu)
         self._scheduler, self._forcing = scheduler, forcing
         self._chat_template, self._trust_remote_code = chat_template, trust_remote_code
-        self._window = _WINDOW_BATCHES * batch_size
-        self._rows_at_once = batch_size
+        self.resize(batch_size)
         self._tokenizer: Any = None
         self._specials: list[str] = []
         self._network: Any = None
@@ -79,6 +78,10 @@ class TransformersBackend:
         self._context = 0
         self._guidance: Guidance | None = None
         self._held = True  # grammars work, or have not been tried yet
+
+    def resize(self, batch_size: int) -> None:
+        """Run so many requests together from now on."""
+        self._rows_at_once, self._window = batch_size, _WINDOW_BATCHES * batch_size
 
     def check(self) -> None:
         """Files, architecture, tokenizer and GPUs. Raises UserError. Reads no weights; a hub name is looked up, and all
