@@ -382,8 +382,14 @@ def test_a_server_that_does_not_list_the_model_but_has_it_will_do(models):
 def test_a_key_is_tried_out_where_anybody_may_see_the_list_of_models():
     with FaultServer(faults=lambda number, body: Fault(401, "no such key")) as server:
         with pytest.raises(UserError, match="refuses the key.*no such key"):
-            backend_for(server).check()
+            backend_for(server, try_out=True).check()
     assert len(server.requests) == 1
+
+
+def test_a_server_that_lists_the_model_is_asked_nothing_else():
+    with FaultServer() as server:
+        backend_for(server).check()
+    assert not server.requests
 
 
 @pytest.mark.parametrize("fault", [Fault(500), Fault(401, "not for this key"), Fault(403), Fault(429), Fault(hang_s=1)], ids=repr)

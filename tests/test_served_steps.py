@@ -168,6 +168,13 @@ def test_what_the_user_can_mend_is_one_line_and_exit_2(served, fault):
     assert not finished(served, "refused")
 
 
+def test_a_refused_key_is_found_before_overwrite_throws_replies_away(served):
+    before = finished(served, "calm")
+    with FaultServer(answer=label, faults=lambda number, body: Fault(401, "no such key")) as server:  # it lists its models
+        code, output = run_step(served, server.url, "calm", overwrite=1)
+    assert code == 2 and "refuses the key" in output and finished(served, "calm") == before
+
+
 def test_interrupting_a_step_that_waits_for_the_server_ends_it_at_once(served):
     with FaultServer(answer=label, faults=lambda number, body: Fault(hang_s=20) if number > 10 else None) as server:
         process = start_step(served, server.url, "interrupted")

@@ -117,7 +117,7 @@ def choose_backend(opts: LlmOptions) -> Backend:
         from syn_pipelines.utils.llm.openai_backend import OpenAIBackend
 
         return OpenAIBackend(opts.model_from_pretrained, opts.base_url, concurrency=opts.concurrency,
-                             timeout_s=opts.timeout)
+                             timeout_s=opts.timeout, try_out=opts.overwrite and not opts.dry_run)
     return _local_backend(opts, glm3=name == "glm3")
 
 

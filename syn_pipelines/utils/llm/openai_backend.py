@@ -59,6 +59,7 @@ class OpenAIBackend:
         timeout_s: seconds to wait for a whole answer; connect_timeout_s: for a connection.
         tries: of one request that meets transport failures. first_pause_s: longest pause after the first failure,
             doubled with each further one.
+        try_out: ``check`` always has the model say a word: some services list their models to any key.
 
     Raises:
         UserError: the address is none, the key cannot be one, or the client is not installed.
@@ -67,7 +68,8 @@ class OpenAIBackend:
     name = "openai"
 
     def __init__(self, model: str, base_url: str, *, concurrency: int = 16, timeout_s: float = 300.0,
-                 connect_timeout_s: float = 10.0, tries: int = 6, first_pause_s: float = 0.5) -> None:
+                 connect_timeout_s: float = 10.0, tries: int = 6, first_pause_s: float = 0.5,
+                 try_out: bool = False) -> None:
         if not importlib.util.find_spec("openai"):
             raise UserError("a server needs the package openai here. Install it: pip install openai")
         self.model = model
@@ -79,6 +81,7 @@ class OpenAIBackend:
             raise UserError(f"{KEY_VARIABLE} holds blanks or characters that no key has. Set it to the key alone.")
         self._settings = Settings(base_url.rstrip("/"), key, concurrency, timeout_s, connect_timeout_s, tries, first_pause_s)
         self._habits = Habits()
+        self._try_out = try_out
         self._ways: dict[tuple[str, str], Way] = {}
         self._models: list[str] = []
         self._announced = False
@@ -99,7 +102,7 @@ class OpenAIBackend:
         return count
 
     def check(self) -> None:
-        """Ask the server for its models, and the model for one word.
+        """Ask the server for its models and, where the model is not among them or is to be tried out, for one word.
 
         Raises:
             UserError: nobody answers there; the key is refused; there is no such model.
@@ -231,9 +234,11 @@ class OpenAIBackend:
         if outcome.kind == "limited":
             log.warning("%s: %s; going on all the same", url, outcome.message)
             return
+        if self.model in self._models and not self._try_out:
+            return
         if outcome.status == 404 and not urlsplit(url).path and await session.exists(f"{url}/v1/models"):
             raise UserError(f"{url} answers under another address: use --base_url={url}/v1.")
-        # Not every server lists its models, or all of them, and some list them to any key: the first word decides.
+        # Not every server lists its models, or all of them, or to every key: the first word decides.
         request = Request("check", ({"role": "user", "content": "Say yes."},), LEAST_REPLY_TOKENS)
         outcome = await session.ask(self._fields(request), request.max_new_tokens, tries=2)
         if outcome.kind == "refused":
