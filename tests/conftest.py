@@ -13,6 +13,29 @@ def folder(tmp_path):
     return write_data_set(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch computes with one thread: more are slower on models as tiny as those of the tests."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def own_code_cache(tmp_path_factory):
+    """transformers copies the code of checkpoints into a folder of the user's; these tests use one of their own."""
+    import transformers.dynamic_module_utils
+
+    folder = str(tmp_path_factory.mktemp("modules"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_MODULES_CACHE", folder)
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", folder)
+        yield
+
+
 @pytest.fixture
 def use(monkeypatch):
     """use(answers, ...): the steps get this scripted backend from now on."""

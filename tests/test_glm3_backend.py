@@ -24,31 +24,9 @@ from syn_pipelines.utils.llm.glm3_backend import Glm3Backend
 from syn_pipelines.utils.llm.transformers_sampling import cut_reply
 
 OUR_RELEASE = transformers_version() == (4, 30)
+pytestmark = pytest.mark.usefixtures("one_thread", "own_code_cache")
 in_glm3_environment = pytest.mark.skipif(not OUR_RELEASE, reason="needs transformers 4.30 (requirements-glm3.txt)")
 SPECIALS = ("<|user|>", "<|assistant|>", "[gMASK]", "sop", "</s>", "<unk>", "<bos>")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_code_cache(tmp_path_factory):
-    """transformers copies the code of checkpoints into a folder of the user's; these tests use one of their own."""
-    folder = str(tmp_path_factory.mktemp("modules"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_MODULES_CACHE", folder)
-        if OUR_RELEASE:
-            import transformers.dynamic_module_utils
-
-            patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", folder)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,10 @@ from syn_pipelines.utils.llm.checkpoints import check_checkpoint, quiet, read_ch
 from syn_pipelines.utils.llm.transformers_backend import TransformersBackend
 from syn_pipelines.utils.llm.transformers_loading import check_gpus, load_tokenizer
 
-pytestmark = pytest.mark.skipif(
-    transformers_version() < (4, 44), reason="the transformers backend needs transformers 4.44 or newer"
-)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread", "own_code_cache"),
+    pytest.mark.skipif(transformers_version() < (4, 44), reason="the transformers backend needs transformers 4.44 or newer"),
+]
 CONFIG_CODE = """
 from transformers import LlamaConfig
 
@@ -42,26 +43,6 @@ class MammothModel(LlamaModel):
     config_class = MammothConfig
 """
 CLASSES = {"AutoConfig": "configuration_mammoth.MammothConfig", "AutoModelForCausalLM": "modeling_mammoth.MammothForCausalLM"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_code_cache(tmp_path_factory):
-    """transformers copies the code of checkpoints into a folder of the user's; these tests use one of their own."""
-    import transformers.dynamic_module_utils
-
-    folder = str(tmp_path_factory.mktemp("modules"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_MODULES_CACHE", folder)
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", folder)
-        yield
 
 
 @pytest.fixture(scope="module")

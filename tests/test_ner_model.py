@@ -27,6 +27,7 @@ from syn_pipelines.ner.training import (
 )
 from syn_pipelines.utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LABELS = LabelSet(("PER", "LOC"), ("NOUN",), {"NOUN": 20})
 PEOPLE, PLACES = ("小明", "张伟", "李红"), ("北京", "上海", "天津")
 QUICK = TrainConfig(max_steps=60, batch_size=8, lr=1e-2, progress=False, seed=1)
@@ -50,14 +51,6 @@ def english_set(count: int = 24) -> list[Sentence]:
                  ((0, 1, "PER"), (3, 4, "LOC")))
         for _ in range(count)
     ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from syn_pipelines.utils.llm.transformers_loading import (
 )
 from syn_pipelines.utils.llm.transformers_sampling import Row, TokenChooser, cut_reply, nucleus_floor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = [kind for kind in KINDS if supports(kind)]
 each_kind = pytest.mark.parametrize(
     "kind",
@@ -41,14 +42,6 @@ each_kind = pytest.mark.parametrize(
     ],
 )
 MARK = "\x01"  # one token of its own, in no sentence: marks the request that a patched model chokes on
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
