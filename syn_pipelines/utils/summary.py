@@ -225,7 +225,8 @@ def progress(items: Iterable[Any], *, total: int, what: str, unit: str) -> Any:
 
 def _no_bar() -> bool | None:
     """tqdm's ``disable``. None: where standard error is no terminal; a notebook's is none and draws bars all the same."""
-    return False if "ipykernel" in sys.modules else None
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return False if kernel and kernel.IPKernelApp.initialized() else None
 
 
 def _narrow() -> bool:
