@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from scripted import ScriptedBackend, write_data_set
 
@@ -29,11 +31,18 @@ def own_code_cache(tmp_path_factory):
     """transformers copies the code of checkpoints into a folder of the user's; these tests use one of their own."""
     import transformers.dynamic_module_utils
 
+    def forget() -> None:  # code loaded by other tests came from another folder
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+            del sys.modules[name]
+
     folder = str(tmp_path_factory.mktemp("modules"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_MODULES_CACHE", folder)
         patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", folder)
+        patch.setattr(sys, "path", [folder, *sys.path])  # before the folder of the user, should that be there already
+        forget()
         yield
+        forget()
 
 
 @pytest.fixture

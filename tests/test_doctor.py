@@ -199,6 +199,7 @@ def test_code_of_a_checkpoint_needs_to_be_allowed(folder, own_model):
     assert found["status"] == "problem" and "--trust_remote_code" in found["found"] + found["fix"]
 
 
+@pytest.mark.usefixtures("own_code_cache")
 def test_chatglm3_needs_its_environment_and_says_so_elsewhere(folder, tmp_path):
     pytest.importorskip("sentencepiece")
     from tiny_chatglm3 import build_tiny_chatglm3, write_description
