@@ -292,12 +292,13 @@ def test_models_that_cannot_run_in_slots_are_noticed(family):
 
 
 def test_a_model_that_cannot_run_in_slots_falls_back_and_says_so(tmp_path, folder, caplog):
-    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=1024, bos_token_id=0,
-                        eos_token_id=tokenizer.eos_token_id)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path, safe_serialization=True)
+    config = MistralConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                           num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024, sliding_window=512,
+                           bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
+    MistralForCausalLM(config).save_pretrained(tmp_path, safe_serialization=True)
     tokenizer.save_pretrained(tmp_path)
     backend = TransformersBackend(str(tmp_path), batch_size=2)
     with caplog.at_level(logging.INFO):
@@ -305,8 +306,7 @@ def test_a_model_that_cannot_run_in_slots_falls_back_and_says_so(tmp_path, folde
     for i in range(3):
         parsed = parse_reply(replies[str(i)].text, "entity")
         assert parsed.status == "ok" and is_grounded(request(i, "entity").constraint, parsed.items)
-    fits = not slots_fit(backend._network)
-    assert ("--scheduler=generate is used" in caplog.text) is not fits
+    assert "--scheduler=generate is used" in caplog.text
 
 
 def test_rows_of_any_age_share_a_pass(model):
