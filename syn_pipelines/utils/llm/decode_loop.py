@@ -325,6 +325,8 @@ class DecodeLoop:
         for writer in rows:
             writer.start(self._prefix)
         self._live = finished
+        if not rows:
+            return None
         if smaller:
             log.warning("out of memory with %d requests at once: going on with %d", self.slots, self.slots // 2)
             self.slots //= 2
