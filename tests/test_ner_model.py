@@ -14,7 +14,7 @@ from tiny_encoders import build_tiny_bert, build_tiny_roberta
 
 from syn_pipelines.ner.data import LabelSet, Sentence
 from syn_pipelines.ner.encoders import MAX_PIECES, cut_windows, load_encoder, load_tokenizer
-from syn_pipelines.ner.model import NerModel, span_mask
+from syn_pipelines.ner.model import NerModel
 from syn_pipelines.ner.prediction import NerPredictor, predict_stream
 from syn_pipelines.ner.training import (
     TrainConfig,
@@ -71,13 +71,13 @@ def bert_model(tiny_bert):
 
 
 def logits_of(model: NerModel, sentences: list[tuple[str, ...]]) -> list[torch.Tensor]:
-    """Logits of the real cells of each sentence."""
+    """Logits of the spans of each sentence."""
     model.eval()
     with torch.no_grad():
-        inputs = model.collate([model.encoder.prepare(tokens) for tokens in sentences])
-        logits = model(inputs)
-    mask = span_mask(inputs["lengths"], logits.shape[1], logits.shape[2])
-    return [logits[b][mask[b]] for b in range(len(sentences))]
+        batch = model.collate([model.encoder.prepare(tokens) for tokens in sentences])
+        logits = model(batch)
+    owner = batch.cells.sentence[batch.cells.spans]
+    return [logits[owner == b] for b in range(len(sentences))]
 
 
 # --- batches -----------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_loss_of_a_sentence_does_not_depend_on_batch_mates(toy_model):
 
     def losses(batch):
         inputs = model.collate([model.encoder.prepare(s.tokens) for s in batch])
-        return model.loss(inputs, model.gold(batch), weights)
+        return model.loss(inputs, model.gold(batch, inputs), weights)
 
     alone = torch.cat([losses([s]) for s in sentences])
     torch.testing.assert_close(alone, losses(sentences), atol=1e-4, rtol=1e-4)
@@ -193,7 +193,8 @@ def test_span_width_holds_every_target_entity_and_leaves_wide_extension_spans_ou
     long = Sentence(tuple("小" * 40), ((0, 15, "PER"), (0, 40, "NOUN")))
     model = build_model([long], LABELS)
     assert model.max_width == 15
-    assert model.gold([long]).sum() == 1
+    spans, labels = model.gold([long], model.collate([model.encoder.prepare(long.tokens)]))
+    assert (spans.tolist(), labels.tolist()) == ([14], [0])
     assert "1 extension spans of more than 15 tokens are left out" in caplog.text
 
 
@@ -274,7 +275,7 @@ def test_first_piece_pooling_differs_only_where_tokens_have_several_pieces(bert_
         encoder.pooling = pooling
         inputs = bert_model.collate([encoder.prepare(("works", "in", "abc"))])
         with torch.no_grad():
-            states[pooling] = encoder(**inputs)[0]
+            states[pooling] = encoder(**inputs.inputs)[0]
     encoder.pooling = "max"
     same = [torch.equal(a, b) for a, b in zip(states["max"], states["first"])]
     assert same == [True, True, False]

@@ -28,20 +28,21 @@ SPACED_COLUMNS = ("token", "lower", "shape", "prefix2", "prefix3", "suffix2", "s
 MIN_COUNT = {"bigram": 2, "prefix2": 2, "prefix3": 2, "suffix2": 2, "suffix3": 2, "shape": 2}
 
 
-# Span cells computed at once: at 128 channels of 4 bytes about 130 MB for each of the few tensors of that shape.
-MOST_CELLS = 1 << 18
+# Span cells computed at once: at 200 channels of 4 bytes about 100 MB for each of the dozen tensors of that shape.
+MOST_CELLS = 1 << 17
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """Tokens and their entities, each ``0 <= start < end <= len(tokens)``."""
+    """Tokens and their entities, each ``0 <= start < end <= len(tokens)``; synthetic: written by the LLM, not found."""
 
     tokens: tuple[str, ...]
     entities: tuple[Entity, ...] = ()
+    synthetic: bool = False
 
     @classmethod
     def from_record(cls, record: Mapping) -> Sentence:
-        """From ``{"text": [token], "entities": [{"start", "end", "entity"}]}``; duplicates are dropped, order kept.
+        """From ``{"text": [token], "entities": [{"start", "end", "entity"}], "synthetic": bool}``; duplicates are dropped, order kept.
 
         Raises:
             UserError: an entity lies outside the tokens or is empty.
@@ -54,7 +55,7 @@ class Sentence:
                     f"entity {label} at [{start}, {end}) does not fit a sentence of {len(tokens)} tokens "
                     f"({' '.join(tokens)[:60]!r}). Correct its offsets (end is exclusive)."
                 )
-        return cls(tokens, tuple(dict.fromkeys(found)))
+        return cls(tokens, tuple(dict.fromkeys(found)), record.get("synthetic") is True)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -255,21 +256,20 @@ def batch_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: in
     return batches
 
 
-def within_cells(batch: Sequence[int], lengths: Sequence[int], width: int, limit: int = MOST_CELLS) -> list[list[int]]:
+def within_cells(batch: Sequence[int], cells: Sequence[int], limit: int = MOST_CELLS) -> list[list[int]]:
     """Cut a batch so that no part holds more than ``limit`` span cells, unless a single sentence does.
 
     Args:
-        batch: sentence indices. lengths: tokens by index. width: cells a token, the widest span.
+        batch: sentence indices. cells: span cells by index.
     """
     parts: list[list[int]] = []
-    longest = 0
+    room = 0
     for idx in batch:
-        longest = max(longest, lengths[idx])
-        if parts and (len(parts[-1]) + 1) * longest * width <= limit:
-            parts[-1].append(idx)
-        else:
-            parts.append([idx])
-            longest = lengths[idx]
+        if not parts or cells[idx] > room:
+            parts.append([])
+            room = limit
+        parts[-1].append(idx)
+        room -= cells[idx]
     return parts
 
 

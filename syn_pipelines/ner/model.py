@@ -1,10 +1,7 @@
-"""The span model: states of tokens, biaffine scores of token spans, one sigmoid a label; loss and decoding.
+"""The span model: states of tokens, scores of token spans, one sigmoid a label; loss and decoding.
 
-Notation used for shapes: B sentences, L tokens of the longest one, D encoder size, C span channels, W widest span in
-tokens, K labels (targets first, then extensions).
-
-Spans are kept as a band, ``[b, start, width - 1]``, rather than as an L x L square: with W = 12 a sentence of 500
-tokens has 6,000 cells instead of 250,000, and a cell below the diagonal does not exist.
+Notation used for shapes: B sentences, L tokens of the longest one, D encoder size, M spans of the batch (all starts
+with all ends up to the widest width), K labels (targets first, then extensions).
 """
 
 from __future__ import annotations
@@ -18,28 +15,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from syn_pipelines.ner.cells import Cells, cells_of, count_cells
 from syn_pipelines.ner.data import LabelSet, Sentence
 from syn_pipelines.ner.decoding import DECODE_MODES, Span, resolve_overlaps
 from syn_pipelines.ner.encoders import Inputs, ScratchEncoder
-
-# Nearly all cells are empty; starting at a probability of 2 % saves the first hundred steps from learning that.
-INITIAL_LOGIT = -4.0
+from syn_pipelines.ner.head import HeadConfig, SpanHead
 
 
 @dataclass(frozen=True)
-class HeadConfig:
-    """Sizes of the span head. max_width: no longer span can be predicted; training takes it from its data."""
+class Batch:
+    """Sentences as tensors: what the encoder takes, and the cells to score."""
 
-    max_width: int
-    channels: int = 128
-    dropout: float = 0.3
+    inputs: Inputs
+    cells: Cells
 
+    @property
+    def size(self) -> int:
+        """Number of sentences."""
+        return len(self.inputs["lengths"])
 
-def span_mask(lengths: Tensor, longest: int, max_width: int) -> Tensor:
-    """(B,) to (B, L, W): true where the span from l over w + 1 tokens ends inside its sentence."""
-    places = torch.arange(longest, device=lengths.device)[:, None]
-    widths = torch.arange(max_width, device=lengths.device)[None, :]
-    return (places + widths)[None] < lengths[:, None, None]
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return Batch(moved, self.cells.to(device))
 
 
 @contextmanager
@@ -56,43 +54,6 @@ def fitting_threads(encoder: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class SpanHead(nn.Module):
-    """Biaffine scores of (start token, end token) with an embedding of the width.
-
-    The biaffine form of label k is ``sum_c M[k, c] (u_c . start) (v_c . end)``: the channels c are shared by all
-    labels, so that extension labels shape the same span vectors the target labels are read from. (Full tensors, four
-    groups of channels, gave the same F1 and took 1.4 times as long to train.)
-    """
-
-    def __init__(self, input_size: int, labels: int, config: HeadConfig) -> None:
-        super().__init__()
-        self.config = config
-        size = config.channels
-        self.start = nn.Linear(input_size, size)
-        self.end = nn.Linear(input_size, size)
-        self.start_factor = nn.Linear(size, size)
-        self.end_factor = nn.Linear(size, size)
-        self.start_linear = nn.Linear(size, size, bias=False)
-        self.end_linear = nn.Linear(size, size, bias=False)
-        self.width = nn.Embedding(config.max_width, size)
-        self.classify = nn.Linear(size, labels)
-        nn.init.normal_(self.width.weight, std=0.1)
-        nn.init.constant_(self.classify.bias, INITIAL_LOGIT)
-
-    def _band(self, states: Tensor) -> Tensor:
-        """(B, L, C) to (B, L, W, C): the states of the W tokens from each place on, zeros past the end."""
-        padded = F.pad(states, (0, 0, 0, self.config.max_width - 1))
-        return padded.unfold(1, self.config.max_width, 1).transpose(2, 3)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """(B, L, D) to logits (B, L, W, K); cells of spans that leave the sentence hold nonsense (see span_mask)."""
-        start = F.dropout(F.leaky_relu(self.start(states)), self.config.dropout, self.training)
-        end = F.dropout(F.leaky_relu(self.end(states)), self.config.dropout, self.training)
-        spans = self.start_factor(start)[:, :, None] * self._band(self.end_factor(end))
-        spans = spans + self.start_linear(start)[:, :, None] + self._band(self.end_linear(end)) + self.width.weight
-        return self.classify(F.dropout(F.gelu(spans), self.config.dropout, self.training))
 
 
 class NerModel(nn.Module):
@@ -119,37 +80,45 @@ class NerModel(nn.Module):
         return self.head.classify.bias.device
 
     @property
-    def max_width(self) -> int:
-        """Tokens of the longest span the model can predict."""
+    def max_width(self) -> int | None:
+        """Tokens of the longest span the model can predict, None without a limit."""
         return self.head.config.max_width
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Collated sentences to logits (B, L, W, K)."""
-        return self.head(self.encoder(**inputs))
+    def cells(self, length: int) -> int:
+        """Span cells of a sentence of so many tokens: what its scores cost."""
+        return count_cells(length, self.max_width, self.head.config.window)
 
-    def collate(self, prepared: Sequence) -> Inputs:
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (M, K) of the spans that ``batch.cells`` lists."""
+        return self.head(self.encoder(**batch.inputs), batch.cells)
+
+    def collate(self, prepared: Sequence) -> Batch:
         """Sentences from ``encoder.prepare`` to tensors on the model's device."""
-        return {name: tensor.to(self.device) for name, tensor in self.encoder.collate(prepared).items()}
+        inputs = self.encoder.collate(prepared)
+        return Batch(inputs, cells_of(inputs["lengths"].tolist(), self.max_width, self.head.config.window)).to(self.device)
 
-    def gold(self, sentences: Sequence[Sentence]) -> Tensor:
-        """(B, L, W, K) of 0 and 1; spans wider than W have no cell and are left out."""
+    def gold(self, sentences: Sequence[Sentence], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Gold spans as (G,) numbers of spans and (G,) labels; spans wider than the model's widest are left out."""
         index = {name: k for k, name in enumerate(self.labels.names)}
-        longest = max(len(s.tokens) for s in sentences)
-        cells = torch.zeros(len(sentences), longest, self.max_width, len(index))
-        for b, sentence in enumerate(sentences):
-            for start, end, label in sentence.entities:
-                if end - start <= self.max_width:
-                    cells[b, start, end - start - 1, index[label]] = 1.0
-        return cells.to(self.device)
+        found = [(b, start, end - 1, index[label]) for b, s in enumerate(sentences) for start, end, label in s.entities
+                 if self.max_width is None or end - start <= self.max_width]
+        if not found:
+            nothing = torch.zeros(0, dtype=torch.long, device=self.device)
+            return nothing, nothing
+        sentence, start, last, label = torch.tensor(found, device=self.device).T
+        return batch.cells.number(sentence, start, last), label
 
-    def loss(self, inputs: Inputs, gold: Tensor, label_weights: Tensor) -> Tensor:
-        """(B,) losses: cross-entropy summed over the real cells of each sentence, so batch mates have no part in it.
+    def loss(self, batch: Batch, gold: tuple[Tensor, Tensor], label_weights: Tensor) -> Tensor:
+        """(B,) losses: cross-entropy summed over the spans of each sentence, so batch mates have no part in it.
 
         label_weights: (K,).
         """
-        logits = self(inputs)
-        cells = F.binary_cross_entropy_with_logits(logits, gold, reduction="none") @ label_weights
-        return (cells * span_mask(inputs["lengths"], *cells.shape[1:])).sum(dim=(1, 2))
+        spans, labels = gold
+        logits = self(batch).float()
+        # -log sigmoid(x) = softplus(x) - x: all spans as if empty, then the gold ones put right.
+        losses = F.softplus(logits) @ label_weights
+        losses = losses.index_put((spans,), -logits[spans, labels] * label_weights[labels], accumulate=True)
+        return losses.new_zeros(batch.size).index_add(0, batch.cells.sentence[batch.cells.spans], losses)
 
     @torch.no_grad()
     def predict(self, sentences: Sequence[Sequence[str]]) -> list[list[Span]]:
@@ -159,15 +128,15 @@ class NerModel(nn.Module):
         filled = [k for k, tokens in enumerate(sentences) if tokens]
         if not filled:
             return found
-        inputs = self.collate([self.encoder.prepare(sentences[k]) for k in filled])
+        batch = self.collate([self.encoder.prepare(sentences[k]) for k in filled])
         with fitting_threads(self.encoder):
-            # Extension planes are cut off before anything else: they can never be decoded.
-            scores = self(inputs)[..., : len(self.labels.targets)].float().sigmoid()
-        scores = scores * span_mask(inputs["lengths"], *scores.shape[1:3])[..., None]
+            # Extension labels are cut off before anything else: they can never be decoded.
+            scores = self(batch)[:, : len(self.labels.targets)].float().sigmoid()
         hits = (scores > self.threshold).nonzero()
-        values = scores[tuple(hits.T)].tolist()
-        for (b, start, width, k), score in zip(hits.tolist(), values):
-            found[filled[b]].append(Span(start, start + width + 1, self.labels.targets[k], score))
+        cells = batch.cells.spans[hits[:, 0]]
+        places = zip(*(part[cells].tolist() for part in (batch.cells.sentence, batch.cells.start, batch.cells.last)))
+        for (b, start, last), k, score in zip(places, hits[:, 1].tolist(), scores[tuple(hits.T)].tolist()):
+            found[filled[b]].append(Span(start, last + 1, self.labels.targets[k], score))
         return [resolve_overlaps(spans, nested=self.decode == "nested") for spans in found]
 
     def save(self, folder: str | Path) -> Path:

@@ -49,11 +49,11 @@ def predict_stream(model: NerModel, sentences: Iterable[Sequence[str]], batch_si
     depend on its batch. Sentences without tokens have none.
     """
     for pool in chunked(sentences, POOL_BATCHES * batch_size):
-        lengths = [len(tokens) for tokens in pool]
-        order = sorted(range(len(pool)), key=lambda k: lengths[k])
+        order = sorted(range(len(pool)), key=lambda k: len(pool[k]))
+        cells = [model.cells(len(tokens)) for tokens in pool]
         found: list[list[Span]] = [[] for _ in pool]
         for chunk in chunked(order, batch_size):
-            for batch in within_cells(chunk, lengths, model.max_width):
+            for batch in within_cells(chunk, cells):
                 for k, spans in zip(batch, model.predict([pool[k] for k in batch])):
                     found[k] = spans
         yield from found

@@ -27,11 +27,12 @@ from syn_pipelines.ner.encoders import (
     load_encoder,
     load_tokenizer,
 )
-from syn_pipelines.ner.model import HeadConfig, NerModel
+from syn_pipelines.ner.head import HeadConfig
+from syn_pipelines.ner.model import NerModel
 from syn_pipelines.utils.errors import UserError
 
 FORMAT = "syn_pipelines-ner"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG, LABELS, WEIGHTS, VOCABULARY, ENCODER = (
     "config.json", "labels.json", "model.safetensors", "vocab.json", "encoder")
 

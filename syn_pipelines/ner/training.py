@@ -23,8 +23,9 @@ from syn_pipelines.ner.data import (
     within_cells,
 )
 from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, ScratchEncoder, load_encoder, load_tokenizer
+from syn_pipelines.ner.head import HeadConfig
 from syn_pipelines.ner.metrics import Report, evaluate
-from syn_pipelines.ner.model import HeadConfig, NerModel, fitting_threads
+from syn_pipelines.ner.model import NerModel, fitting_threads
 from syn_pipelines.ner.prediction import predict_stream
 from syn_pipelines.utils.errors import UserError
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 SCRATCH = "scratch"
 # Spans wider than this are not looked for, unless a target entity of the training data is longer.
 MIN_WIDTH = 12
+# The head over an encoder trained from nothing is smaller than the paper's: a try-out must end in minutes on a CPU.
+SCRATCH_HEAD = {"channels": 96, "attention_heads": 4, "dropout": 0.3}
 # Default length of a training: this many passes, but within these steps.
 DEFAULT_EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 800, 4000
 
@@ -125,12 +128,13 @@ def build_model(sentences: Sequence[Sentence], labels: LabelSet, encoder: str = 
     if too_wide:
         log.info("%d extension spans of more than %d tokens are left out of the training", too_wide, width)
     dense = is_dense(sentences)
+    head = HeadConfig(width, **(SCRATCH_HEAD if encoder == SCRATCH else {}))
     if encoder == SCRATCH:
         module: nn.Module = ScratchEncoder(ScratchConfig(), Vocabulary.build(sentences, dense))
     else:
         module = PretrainedEncoder(load_encoder(encoder), load_tokenizer(encoder), spaced=not dense)
     decode = "nested" if has_nested(sentences, targets) else "flat"
-    return NerModel(module, labels, HeadConfig(width), decode=decode)
+    return NerModel(module, labels, head, decode=decode)
 
 
 def total_steps(sentences: int, config: TrainConfig) -> int:
@@ -198,6 +202,7 @@ class _Trainer:
     ) -> None:
         self.model, self.sentences, self.dev, self.config = model, sentences, dev, config
         self.lengths = [len(s.tokens) for s in sentences]
+        self.cells = [model.cells(length) for length in self.lengths]
         self.prepared = [model.encoder.prepare(s.tokens) for s in sentences]
         self.weights = torch.tensor(label_weights(sentences, model.labels, config.ext_weight), device=config.device)
         self.average = WeightAverage(model, config.average)
@@ -255,9 +260,9 @@ class _Trainer:
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         # Very long sentences or entities go through one by one: the gradient is the same, the memory stays bounded.
-        for part in within_cells(batch, self.lengths, self.model.max_width):
+        for part in within_cells(batch, self.cells):
             inputs = self.model.collate([self.prepared[k] for k in part])
-            gold = self.model.gold([self.sentences[k] for k in part])
+            gold = self.model.gold([self.sentences[k] for k in part], inputs)
             loss = self.model.loss(inputs, gold, self.weights).sum() / len(batch)
             loss.backward()
             total += loss.item()
