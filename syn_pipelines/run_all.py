@@ -50,6 +50,8 @@ SENTENCES_OF_AN_EXPLANATION = 4  # that pass the filters; the prompt asks for th
 
 # In these scripts --model_from_pretrained and --batch_size speak of the NER model, so flags of this script stay away.
 NER_SCRIPTS = ("train_ner", "s7_pred_syn_data", "eval_ner")
+# A whole run scores one model after the other, whatever the YAML file says for eval_ner alone.
+SCORE_ONE = {"compare": (), "save_predictions": ""}
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def configure(steps: Sequence[Step], given: Mapping[str, Any]) -> None:
         flags = {k: v for k, v in given.items() if k in fields}
         if step.script in NER_SCRIPTS:
             flags = {k: v for k, v in flags.items() if k not in ("model_from_pretrained", "batch_size")}
+        if step.script == "eval_ner":
+            flags |= SCORE_ONE
         try:
             step.opts = build_options(step.module.Options, {**flags, **step.flags})
         except UserError as err:

@@ -1,7 +1,8 @@
 """Step 7: find the target entities in the synthetic sentences with a trained NER model.
 
 Without --model_from_pretrained each size uses the model trained on its own data, so that the small sets learn nothing
-from outside them. One given model serves all sizes, which the manifests record.
+from outside them. One given model serves all sizes, which the manifests record. It may be a folder of train_ner.py, a
+checkpoint of the reference implementation of KnowFREE, or any token-classification checkpoint of the transformers library.
 
 reads   <save_type_name>/n/train_n_synthetic.jsonl, <save_type_name>/ner/fusion_n/ or --model_from_pretrained
 writes  <save_type_name>/n/train_n_synthetic_target.jsonl
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from syn_pipelines.ner.prediction import NerPredictor
 
 STEP = "s7_pred_syn_data"
+# Files that may speak for the weights of a folder; of weights in parts the index does.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,24 @@ class Options(TextOptions):
     from_pretrained: str = option("", "base encoder: gives tokenizer and config where the model folder lacks them")
     model_from_pretrained: str = option("", "trained model folder for all sizes; by default each size uses its own "
                                         "ner/fusion_<size>")
+    label_file: str = option("", "label file of a checkpoint of the reference implementation, where its folder holds none")
     batch_size: int = option(4, "sentences a batch", check=at_least(1))
     n_gpu: str = option("0", "index of the GPU; without any GPU the CPU is used")
 
 
 def settings_of(opts: Options) -> dict[str, Any]:
     """The options that shape the outputs."""
-    return {"model_from_pretrained": opts.model_from_pretrained, "from_pretrained": opts.from_pretrained}
+    return {name: getattr(opts, name) for name in ("model_from_pretrained", "from_pretrained", "label_file")}
 
 
 def model_folder(opts: Options, paths: RunPaths, size: int) -> Path:
     """The model that labels a size."""
     return Path(opts.model_from_pretrained) if opts.model_from_pretrained else paths.ner("fusion", size)
+
+
+def weights_of(folder: Path) -> Path:
+    """The file that speaks for a model; where there is none, the one that is missing."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), weights_path(folder))
 
 
 def is_done(opts: Options, paths: RunPaths) -> bool:
@@ -80,16 +89,16 @@ def run(opts: Options) -> Summary:
                 summary.warn(f"{sources[size]}: not there, left out. {advice}")
         models = _find_models(opts, paths, present)
         own = () if opts.model_from_pretrained else models.values()  # a given model may come from another run or data set
-        summary.warnings += warn_of_stale(paths, [*(sources[size] for size in present), *map(weights_path, own)])
+        summary.warnings += warn_of_stale(paths, [*(sources[size] for size in present), *map(weights_of, own)])
         note = _note(opts, summary)
-        publisher = Publisher(paths, STEP, settings_of(opts), [*sources.values(), *map(weights_path, models.values())],
+        publisher = Publisher(paths, STEP, settings_of(opts), [*sources.values(), *map(weights_of, models.values())],
                               command_of(opts, **dict.fromkeys(("config", "seed", "n_gpu", "batch_size", "dense_lang", "lang"))))
         device = _device(opts)
         predictor, loaded = None, None
         for size in present:
             if models[size] != loaded:
                 predictor, loaded = _load(opts, paths, models[size], device), models[size]
-            _label_size(opts, paths, predictor, size, weights_path(loaded), publisher, summary, note)
+            _label_size(opts, paths, predictor, size, weights_of(loaded), publisher, summary, note)
         publisher.remove_others(paths.sized(size, "train_{n}_synthetic_target") for size in SIZES)
         summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
@@ -125,11 +134,12 @@ def _load(opts: Options, paths: RunPaths, folder: Path, device: str) -> NerPredi
     from syn_pipelines.ner.prediction import NerPredictor
 
     base = opts.from_pretrained if opts.from_pretrained != "scratch" else None
-    predictor = NerPredictor.from_pretrained(folder, base=base or None, device=device)
-    unknown = [label for label in predictor.model.labels.targets if label not in read_target_labels(paths.labels)]
-    if unknown:
-        raise UserError(f"{folder}: the model predicts {', '.join(unknown)}, which {paths.labels} lacks. "
-                        "Take a model that was trained on this data set.")
+    predictor = NerPredictor.from_pretrained(folder, base=base or None, device=device, label_file=opts.label_file or None)
+    known = read_target_labels(paths.labels)
+    if unknown := [label for label in predictor.labels if label not in known]:
+        raise UserError(f"{folder}: the model predicts {', '.join(unknown)}, which {paths.labels} lacks. Take a model that was "
+                        "trained on this data set, or rename the tags in the id2label of a token-classification checkpoint "
+                        "(in its config.json; O drops one).")
     return predictor
 
 

@@ -1,33 +1,41 @@
 """Train the NER model of step 7: a span model on gold labels alone, or with extension labels beside them.
 
-Extension labels are learned with a lower weight and never predicted. dev.jsonl, where there is one, chooses the weights
-that are kept; without it the last ones stay. On one machine the same data and options give the same model (with
-a pretrained encoder: and the same number of threads).
+Extension labels are learned with a weight of their own and never predicted. dev.jsonl, where there is one, chooses the
+weights that are kept; without it the last ones stay. On one machine the same data and options give the same model (with
+a pretrained encoder: and the same number of threads). A training that was stopped goes on where it was when the same
+command is given again, and ends with the same model. Several GPUs: accelerate launch syn_pipelines/train_ner.py ...
 
 reads   <save_type_name>/n/train_n_fusion.jsonl and label_fusion.json (--train=fusion), n/train_n.jsonl and labels.txt
         (gold; at size 1000 train_1000.jsonl of the data set will do), n/train_n_syn_fusion.jsonl and
         label_syn_fusion.json (syn_fusion); dev.jsonl
-writes  <save_type_name>/ner/<train>_<size>/, or --output_dir
+writes  <save_type_name>/ner/<train>_<size>/, or --output_dir; beside it .log.jsonl, and .checkpoint until it is done;
+        --export_hf, a copy with a README.md that loads with NerPredictor.from_pretrained
 run     python syn_pipelines/train_ner.py --file_name=weibo --save_type_name=GLM4 --train=fusion --size=1000
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syn_pipelines.ner.data import LabelSet, Sentence
+from syn_pipelines.ner.team import is_helper
+from syn_pipelines.ner.train_config import LABEL_WEIGHTINGS, TrainConfig, drop_labels
+from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import file_hash, open_input
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
-from syn_pipelines.utils.options import TextOptions, command_of, load_options, option
+from syn_pipelines.utils.options import TextOptions, at_least, between, command_of, load_options, option
 from syn_pipelines.utils.paths import SIZES, RunPaths
 from syn_pipelines.utils.records import read_sentences
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
 
 if TYPE_CHECKING:
+    from syn_pipelines.ner.model import NerModel
     from syn_pipelines.ner.training import TrainResult
 
 STEP = "train_ner"
@@ -44,6 +52,16 @@ def given_or_auto(value: int) -> str:
     return "" if value == -1 or value >= 1 else "must be -1 (chosen by the amount of data) or at least 1"
 
 
+def above_zero(value: float) -> str:
+    """Check: a number above 0."""
+    return "" if value > 0 else "must be above 0"
+
+
+def weight_or_auto(value: float) -> str:
+    """Check: -1 (not given) or a weight."""
+    return "" if value == -1 or value >= 0 else "must be -1 (chosen by the number of sentences) or at least 0"
+
+
 @dataclass(frozen=True)
 class Options(TextOptions):
     """Options of the NER training."""
@@ -53,7 +71,34 @@ class Options(TextOptions):
     from_pretrained: str = option("scratch", "encoder: scratch, a local folder or a hub name")
     epochs: int = option(-1, "passes over the training set; -1: chosen by the amount of data", check=given_or_auto)
     max_steps: int = option(-1, "training steps at most; -1: chosen by the amount of data", check=given_or_auto)
+    train_batch_size: int = option(TrainConfig.batch_size, "sentences of a step, on all GPUs together", check=at_least(1))
+    lr: float = option(TrainConfig.lr, "highest learning rate of a model trained from nothing", check=above_zero)
+    encoder_lr: float = option(TrainConfig.encoder_lr, "highest learning rate of a pretrained encoder", check=above_zero)
+    head_lr: float = option(TrainConfig.head_lr, "highest learning rate of the head over a pretrained encoder",
+                            check=above_zero)
+    warmup: float = option(TrainConfig.warmup, "steps in which the rates rise; below 1: as a share of all steps",
+                           check=at_least(0))
+    weight_decay: float = option(TrainConfig.weight_decay, "weight decay; biases and norms have none", check=at_least(0))
+    clip: float = option(TrainConfig.clip, "longest gradient", check=above_zero)
+    ext_weight: float = option(-1.0, "loss weight of extension labels, a target label has 1; -1: by the number of "
+                               "training sentences", check=weight_or_auto)
+    syn_weight: float = option(-1.0, "loss weight of synthetic sentences, 0: they are left out; -1: by the number of "
+                               "training sentences", check=weight_or_auto)
+    label_weighting: str = option(TrainConfig.label_weighting, "weights of single extension labels: balanced: frequent "
+                                  "ones less; count: by the counts of the label file, as in the paper's code; none: all "
+                                  "the same", choices=LABEL_WEIGHTINGS)
+    swap: float = option(TrainConfig.swap, "share of the words and mentions that are exchanged, anew in each step, for "
+                         "others with the same labels; 0: none", check=between(0, 1))
+    drop_labels: str = option("", "extension labels to leave out: NOUN,VERB")
+    evaluations: int = option(TrainConfig.evaluations, "how often the dev data are scored", check=at_least(1))
+    patience: int = option(TrainConfig.patience, "evaluations without a better dev F1 that end the training; 0: none does",
+                           check=at_least(0))
+    bf16: bool = option(TrainConfig.bf16, "on a GPU, compute in bfloat16 (weights and loss stay in float32)")
+    keep_last: bool = option(False, "also save the weights of the last step, in a folder named ..._last")
+    tensorboard: bool = option(False, "write TensorBoard files, in a folder named ....tensorboard")
+    restart: bool = option(False, "begin anew instead of going on with a training that was stopped")
     output_dir: str = option("", "folder of the model, <save_type_name>/ner/<train>_<size> by default")
+    export_hf: str = option("", "folder for a copy of the model with a model card, to hand on")
     n_gpu: str = option("0", "index of the GPU; without any GPU the CPU is used")
 
 
@@ -92,44 +137,91 @@ def model_folder(opts: Options, paths: RunPaths) -> Path:
     return Path(opts.output_dir) if opts.output_dir else paths.ner(opts.train, opts.size)
 
 
+def last_folder(folder: Path) -> Path:
+    """Where the weights of the last step go, when they are wanted."""
+    return folder.with_name(folder.name + "_last")
+
+
+# Options of the script by the name that the training has for them, where it is another.
+TRAINING = {"batch_size": "train_batch_size"}
+SHAPING = ("lr", "encoder_lr", "head_lr", "warmup", "weight_decay", "clip", "ext_weight", "syn_weight", "label_weighting",
+           "swap", "evaluations", "patience", "bf16", "seed", "batch_size")
+
+
 def settings_of(opts: Options) -> dict[str, Any]:
     """The options that shape the model."""
-    return {name: getattr(opts, name) for name in ("train", "size", "from_pretrained", "epochs", "max_steps", "seed")}
+    names = ("train", "size", "from_pretrained", "epochs", "max_steps", "drop_labels",
+             *(TRAINING.get(name, name) for name in SHAPING))
+    return {name: getattr(opts, name) for name in names}
+
+
+def train_config(opts: Options, device: str) -> TrainConfig:
+    """The options of the training itself."""
+    return TrainConfig(epochs=max(0, opts.epochs), max_steps=max(0, opts.max_steps), device=device,
+                       keep_last=opts.keep_last, **{name: getattr(opts, TRAINING.get(name, name)) for name in SHAPING})
 
 
 def is_done(opts: Options, paths: RunPaths) -> bool:
     """Whether this very model is there, made from the data as they are now."""
-    return is_current(paths, {STEP}, settings_of(opts), [weights_path(model_folder(opts, paths))])
+    folder = model_folder(opts, paths)
+    wanted = [folder, last_folder(folder)] if opts.keep_last else [folder]
+    return is_current(paths, {STEP}, settings_of(opts), [weights_path(path) for path in wanted])
 
 
 def run(opts: Options) -> Summary:
     """Train one model, unless it is there already."""
     paths = RunPaths.of(opts)
+    if is_helper():
+        return _help(opts, paths)
     folder, inputs = model_folder(opts, paths), Inputs.of(opts, paths)
-    with step_log(opts, paths) as summary, lock(paths.journals, f"{STEP}_{opts.train}_{opts.size}"):
+    if opts.export_hf and Path(opts.export_hf).resolve() in (folder.resolve(), last_folder(folder).resolve()):
+        raise UserError(f"--export_hf={opts.export_hf}: is the model's own folder. Name another one for the copy.")
+    with step_log(opts, paths) as summary, lock(paths.journals, lock_name(opts)):
         if is_done(opts, paths):
             summary.up_to_date = True
             summary.outputs[str(folder)] = 1
+            _export(opts, folder, summary)
             return summary
-        publisher = Publisher(paths, STEP, settings_of(opts), inputs.paths,
-                              command_of(opts, config=None, n_gpu=None, dense_lang=None, lang=None))
-        sentences, dev, labels = read_inputs(inputs)
+        publisher = Publisher(paths, STEP, settings_of(opts), inputs.paths, command_of(
+            opts, config=None, n_gpu=None, dense_lang=None, lang=None, restart=None, tensorboard=None, export_hf=None))
+        sentences, dev, labels = read_inputs(inputs, opts)
         summary.warnings += warn_of_stale(paths, inputs.paths)
         summary.accounts.append(_account(sentences, labels))
-        result = _train(opts, sentences, dev, labels, folder)
+        model, result = _train(opts, sentences, dev, labels, folder)
         _tell(summary, result)
-        counts = {"sentences": len(sentences), "dev_sentences": len(dev), "steps": result.steps,
-                  "kept_step": result.best_step}
-        scores = {"dev_f1": round(result.dev.micro.f1, 2)} if result.dev else {}
+        counts = {"sentences": len(sentences), "dev_sentences": len(dev), "steps": result.steps}
         complete = read_manifest(inputs.train).get("complete") is not False
-        publisher.publish(weights_path(folder), file_hash(weights_path(folder)) or "", counts, complete=complete, **scores)
-        summary.outputs[str(folder)] = 1
+        for path, kept, scores in _save(model, result, folder):
+            publisher.publish(weights_path(path), file_hash(weights_path(path)) or "", {**counts, "kept_step": kept},
+                              complete=complete, **scores)
+            summary.outputs[str(path)] = 1
+        _remove_checkpoint(folder)
+        _export(opts, folder, summary)
         summary.warnings += warn_of_stale(paths, because_of=[weights_path(folder)])
     return summary
 
 
-def read_inputs(inputs: Inputs) -> tuple[list[Sentence], list[Sentence], LabelSet]:
-    """Training sentences, dev sentences (none without the file) and labels; UserError names what is wrong."""
+def lock_name(opts: Options) -> str:
+    """One training at a time works on a model folder."""
+    if not opts.output_dir:
+        return f"{STEP}_{opts.train}_{opts.size}"
+    return f"{STEP}_{hashlib.sha256(str(Path(opts.output_dir).resolve()).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+def _help(opts: Options, paths: RunPaths) -> Summary:
+    """The part of a process that only shares the computing: it reads, trains, and writes nothing."""
+    logging.getLogger("syn_pipelines").setLevel(logging.ERROR)
+    if not is_done(opts, paths):
+        _train(opts, *read_inputs(Inputs.of(opts, paths), opts), model_folder(opts, paths))
+    return Summary(STEP)
+
+
+def read_inputs(inputs: Inputs, opts: Options) -> tuple[list[Sentence], list[Sentence], LabelSet]:
+    """Training sentences, dev sentences (none without the file) and labels, without those of ``--drop_labels``.
+
+    Raises:
+        UserError: names what is wrong.
+    """
     open_input(inputs.train, inputs.missing).close()  # of two missing files, the data are the one to name
     labels = LabelSet.read(inputs.labels, inputs.missing)
     targets = labels.targets if inputs.labels.suffix != ".json" else None
@@ -137,6 +229,11 @@ def read_inputs(inputs: Inputs) -> tuple[list[Sentence], list[Sentence], LabelSe
     dev = []
     if inputs.dev.is_file():
         dev = [Sentence.from_record(row) for row in read_sentences(inputs.dev, targets=labels.targets)]
+    names = [name.strip() for name in opts.drop_labels.split(",") if name.strip()]
+    try:
+        sentences, labels = drop_labels(sentences, labels, names)
+    except UserError as error:
+        raise UserError(f"--drop_labels: {error}") from None
     return sentences, dev, labels
 
 
@@ -148,17 +245,45 @@ def _account(sentences: Sequence[Sentence], labels: LabelSet) -> Account:
 
 
 def _train(opts: Options, sentences: Sequence[Sentence], dev: Sequence[Sentence], labels: LabelSet,
-           folder: Path) -> TrainResult:
+           folder: Path) -> tuple[NerModel, TrainResult]:
     from syn_pipelines.ner.prediction import choose_device
     from syn_pipelines.ner.storage import refuse_foreign
-    from syn_pipelines.ner.training import TrainConfig, train_model
+    from syn_pipelines.ner.training import train_model
 
-    refuse_foreign(folder)  # now, not when the training is over
-    config = TrainConfig(epochs=max(0, opts.epochs), max_steps=max(0, opts.max_steps), seed=opts.seed,
-                         device=choose_device(opts.n_gpu))
-    model, result = train_model(sentences, labels, config, dev=dev, encoder=opts.from_pretrained)
+    export = [Path(opts.export_hf)] if opts.export_hf else []
+    for path in (folder, *([last_folder(folder)] if opts.keep_last else []), *export):
+        refuse_foreign(path)  # now, not when the training is over
+    return train_model(sentences, labels, train_config(opts, choose_device(opts.n_gpu)), dev=dev,
+                       encoder=opts.from_pretrained, output=folder, tensorboard=opts.tensorboard, restart=opts.restart)
+
+
+def _save(model: NerModel, result: TrainResult, folder: Path) -> Iterator[tuple[Path, int, dict[str, float]]]:
+    """Write the best model, and the last one where it was kept: folder, step, scores of each."""
     model.save(folder)
-    return result
+    yield folder, result.best_step, {"dev_f1": round(result.dev.micro.f1, 2)} if result.dev else {}
+    if result.last:
+        model.load_state_dict(result.last)
+        model.save(last_folder(folder))
+        f1 = result.history[-1]["dev_f1"]
+        yield last_folder(folder), result.steps, {} if f1 is None else {"dev_f1": round(f1, 2)}
+
+
+def _export(opts: Options, folder: Path, summary: Summary) -> None:
+    """The copy that ``--export_hf`` asks for."""
+    if not opts.export_hf:
+        return
+    from syn_pipelines.ner.export import export_hf
+    from syn_pipelines.ner.model import NerModel
+
+    score = read_manifest(weights_path(folder)).get("dev_f1")
+    export_hf(NerModel.load(folder), opts.export_hf, scores={} if score is None else {"strict F1 on dev": score})
+    summary.outputs[opts.export_hf] = 1
+
+
+def _remove_checkpoint(folder: Path) -> None:
+    from syn_pipelines.ner.checkpoints import remove_checkpoint
+
+    remove_checkpoint(folder)
 
 
 def _tell(summary: Summary, result: TrainResult) -> None:

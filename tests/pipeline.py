@@ -133,4 +133,4 @@ def run_step(script: str, **flags: Any) -> subprocess.CompletedProcess[str]:
 def all_bytes(run: Path) -> dict[str, bytes]:
     """Every file of a run that must not depend on when or how often it was made, manifests included."""
     return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*"))
-            if p.is_file() and p.name != "run.log.jsonl" and ".journal" not in p.parts}
+            if p.is_file() and not p.name.endswith(".log.jsonl") and ".journal" not in p.parts}

@@ -16,8 +16,10 @@ from syn_pipelines.ner.data import (
     batch_order,
     chunked,
     feature_strings,
-    has_nested,
     is_dense,
+    overlaps_of,
+    split_long,
+    split_sentence,
     unknown_labels,
     within_cells,
     word_shape,
@@ -104,17 +106,18 @@ def test_unknown_labels_are_counted():
 
 
 @pytest.mark.parametrize(
-    "entities, nested",
+    "entities, mode",
     [
-        (((0, 1, "PER"), (1, 2, "PER")), False),
-        (((0, 3, "PER"), (1, 2, "LOC")), True),
-        (((0, 2, "PER"), (0, 2, "LOC")), True),
-        (((0, 3, "PER"), (1, 2, "NOUN")), False),
-        (((0, 1, "PER"), (0, 2, "LOC"), (3, 4, "LOC")), True),
+        (((0, 1, "PER"), (1, 2, "PER")), "flat"),
+        (((0, 3, "PER"), (1, 2, "LOC")), "nested"),
+        (((0, 2, "PER"), (0, 2, "LOC")), "multilabel"),
+        (((0, 3, "PER"), (1, 2, "NOUN"), (0, 3, "NOUN")), "flat"),
+        (((0, 1, "PER"), (0, 2, "LOC"), (3, 4, "LOC")), "nested"),
+        (((3, 4, "LOC"), (0, 2, "LOC"), (3, 4, "PER"), (0, 1, "PER")), "multilabel"),
     ],
 )
-def test_nesting_is_seen_among_the_named_labels_only(entities, nested):
-    assert has_nested([Sentence(tuple("abcd"), entities)], ("PER", "LOC")) is nested
+def test_overlaps_are_seen_among_the_named_labels_only(entities, mode):
+    assert overlaps_of([Sentence(tuple("abcd"), entities)], ("PER", "LOC")) == mode
 
 
 def test_dense_text_is_recognised():
@@ -182,3 +185,74 @@ def test_parts_of_a_batch_keep_the_order_and_the_limit(cells, limit):
     parts = within_cells(range(len(cells)), cells, limit)
     assert [k for part in parts for k in part] == list(range(len(cells)))
     assert all(len(part) == 1 or sum(cells[k] for k in part) <= limit for part in parts)
+
+
+# --- long sentences ------------------------------------------------------------------------------------------------
+
+MARKS = st.sampled_from([*"ab。！?.，、:", "\n", "end.", "U.S"])
+SPLITS = st.lists(MARKS, max_size=40).flatmap(lambda tokens: st.tuples(
+    st.just(tuple(tokens)), st.integers(1, 12), st.lists(st.tuples(
+        st.integers(0, max(0, len(tokens) - 1)), st.integers(1, 15), st.sampled_from(["PER", "LOC"])).map(
+            lambda e: (e[0], min(len(tokens), e[0] + e[1]), e[2])), max_size=8 if tokens else 0)))
+
+
+def crossings(cut, entities, limit):
+    """Entities that a cut goes through, those too long to be kept left out."""
+    return sum(start < cut < end for start, end, _ in entities if end - start <= limit)
+
+
+@given(SPLITS)
+def test_pieces_of_a_long_sentence_are_all_of_it_and_not_too_long(case):
+    tokens, limit, entities = case
+    pieces = split_long(tokens, limit, entities)
+    assert [k for first, last in pieces for k in range(first, last)] == list(range(len(tokens)))
+    assert all(0 < last - first <= limit for first, last in pieces)
+    if len(tokens) <= limit:
+        assert len(pieces) == bool(tokens)
+
+
+@given(SPLITS)
+def test_a_cut_goes_through_as_few_entities_as_can_be_and_prefers_the_end_of_a_sentence(case):
+    tokens, limit, entities = case
+    for first, last in split_long(tokens, limit, entities)[:-1]:
+        fewest = min(crossings(cut, entities, limit) for cut in range(first + 1, first + limit + 1))
+        assert crossings(last, entities, limit) == fewest
+        good = [cut for cut in range(first + 1, first + limit + 1) if crossings(cut, entities, limit) == fewest]
+        ends = [cut for cut in good if tokens[cut - 1][-1] in "。！?.\n"] or [cut for cut in good if tokens[cut - 1] in "，、:"]
+        assert last == max(ends or good)
+
+
+@given(SPLITS)
+def test_pieces_hold_the_entities_that_no_cut_goes_through(case):
+    tokens, limit, entities = case
+    sentence = Sentence(tokens, tuple(dict.fromkeys(entities)), synthetic=True)
+    pieces = split_sentence(sentence, limit)
+    if len(tokens) <= limit:
+        assert pieces == [sentence]
+        return
+    found, first = [], 0
+    for piece in pieces:
+        assert piece.synthetic and all(0 <= s < e <= len(piece.tokens) for s, e, _ in piece.entities)
+        found += [(first + s, first + e, label) for s, e, label in piece.entities]
+        first += len(piece.tokens)
+    cuts = [first for first, _ in split_long(tokens, limit, sentence.entities)]
+    assert sorted(found) == sorted(e for e in sentence.entities if not any(e[0] < cut < e[1] for cut in cuts))
+
+
+@pytest.mark.parametrize("text, limit, pieces", [
+    ("小明来了。他很好，不走", 8, ["小明来了。", "他很好，不走"]),
+    ("小明来了，他很好不走", 8, ["小明来了，", "他很好不走"]),
+    ("小明来了他很好不走", 8, ["小明来了他很好不", "走"]),
+    ("来了。小明", 5, ["来了。小明"]),
+    ("", 5, []),
+])
+def test_long_texts_are_cut_where_a_reader_would(text, limit, pieces):
+    assert [text[first:last] for first, last in split_long(text, limit)] == pieces
+
+
+def test_an_entity_is_not_cut_though_a_sentence_ends_in_it():
+    text = "在北京。上海路走"
+    assert split_long(text, 6, [(1, 6, "LOC")]) == [(0, 6), (6, 8)]
+    assert split_long(text, 4, [(1, 6, "LOC")]) == [(0, 4), (4, 8)]  # too long to be kept
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+        split_long(text, 0)

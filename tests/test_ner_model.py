@@ -8,40 +8,15 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_encoders import build_tiny_bert, build_tiny_roberta
+from toy_sentences import LABELS, QUICK, toy_set
 
 from syn_pipelines.ner.data import LabelSet, Sentence
-from syn_pipelines.ner.encoders import MAX_PIECES, cut_windows, load_encoder, load_tokenizer
 from syn_pipelines.ner.model import NerModel
 from syn_pipelines.ner.prediction import NerPredictor, predict_stream
-from syn_pipelines.ner.training import (
-    TrainConfig,
-    build_model,
-    label_weights,
-    rate_at,
-    score,
-    total_steps,
-    train_model,
-)
+from syn_pipelines.ner.training import build_model, score, train_model
 from syn_pipelines.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LABELS = LabelSet(("PER", "LOC"), ("NOUN",), {"NOUN": 20})
-PEOPLE, PLACES = ("小明", "张伟", "李红"), ("北京", "上海", "天津")
-QUICK = TrainConfig(max_steps=60, batch_size=8, lr=1e-2, progress=False, seed=1)
-
-
-def toy_set(count: int = 24, *, nested: bool = False) -> list[Sentence]:
-    """ "小明在北京上学": a person, a place, and an extension label on the verb."""
-    rng = random.Random(5)
-    sentences = []
-    for _ in range(count):
-        text = rng.choice(PEOPLE) + "在" + rng.choice(PLACES) + rng.choice(["上学", "很好"])
-        entities = [(0, 2, "PER"), (3, 5, "LOC"), (5, 7, "NOUN")]
-        sentences.append(Sentence(tuple(text), tuple(entities + [(3, 4, "PER")] * nested)))
-    return sentences
 
 
 def english_set(count: int = 24) -> list[Sentence]:
@@ -58,41 +33,7 @@ def toy_model():
     return train_model(toy_set(), LABELS, QUICK, dev=toy_set(8))
 
 
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory):
-    return build_tiny_bert(tmp_path_factory.mktemp("encoders") / "bert")
-
-
-@pytest.fixture(scope="module")
-def bert_model(tiny_bert):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_model(toy_set(), LABELS, str(tiny_bert)).eval()
-
-
-def logits_of(model: NerModel, sentences: list[tuple[str, ...]]) -> list[torch.Tensor]:
-    """Logits of the spans of each sentence."""
-    model.eval()
-    with torch.no_grad():
-        batch = model.collate([model.encoder.prepare(tokens) for tokens in sentences])
-        logits = model(batch)
-    owner = batch.cells.sentence[batch.cells.spans]
-    return [logits[owner == b] for b in range(len(sentences))]
-
-
 # --- batches -----------------------------------------------------------------------------------------------------
-
-TEXTS = st.lists(st.text(alphabet="小明在北京 x\ufffd", min_size=1, max_size=30).map(tuple), min_size=1, max_size=5)
-
-
-@settings(max_examples=15, deadline=None)
-@given(TEXTS)
-@pytest.mark.parametrize("kind", ["scratch", "bert"])
-def test_scores_do_not_depend_on_batch_mates(toy_model, bert_model, kind, texts):
-    model = toy_model[0] if kind == "scratch" else bert_model
-    for alone, together in zip([logits_of(model, [text])[0] for text in texts], logits_of(model, texts)):
-        torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
-
 
 def test_loss_of_a_sentence_does_not_depend_on_batch_mates(toy_model):
     model, _ = toy_model
@@ -105,13 +46,6 @@ def test_loss_of_a_sentence_does_not_depend_on_batch_mates(toy_model):
 
     alone = torch.cat([losses([s]) for s in sentences])
     torch.testing.assert_close(alone, losses(sentences), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["scratch", "bert"])
-@pytest.mark.parametrize("sentences", [[], [[]], [["小"]], [["  ", "\t"]], [[], ["小", "明"], []], [["\ud800"]]])
-def test_odd_sentences_are_predicted(toy_model, bert_model, kind, sentences):
-    model = toy_model[0] if kind == "scratch" else bert_model
-    assert len(list(predict_stream(model, sentences))) == len(sentences)
 
 
 def test_prediction_streams_in_input_order(toy_model):
@@ -163,31 +97,6 @@ def test_flat_gold_makes_a_flat_model(toy_model):
     assert toy_model[0].decode == "flat"
 
 
-def test_same_seed_gives_the_same_weights_and_leaves_the_callers_generator_alone():
-    config = TrainConfig(max_steps=6, batch_size=4, progress=False, seed=3)
-    states = []
-    for _ in range(2):
-        torch.manual_seed(len(states))
-        before = torch.random.get_rng_state()
-        model, _ = train_model(toy_set(9), LABELS, config, dev=toy_set(3))
-        assert torch.equal(before, torch.random.get_rng_state())
-        states.append(model.state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-def test_without_dev_data_the_last_weights_are_kept_and_it_is_said_once(caplog):
-    _, result = train_model(toy_set(6), LABELS, TrainConfig(max_steps=5, progress=False))
-    assert result.best_step == 5 and result.dev is None
-    assert [r.message for r in caplog.records].count("no dev data: the last weights are kept, and no score is known") == 1
-
-
-def test_labels_outside_the_label_set_are_refused():
-    with pytest.raises(UserError, match="24 spans of 'NOUN', which is not in the label set"):
-        train_model(toy_set(), LabelSet(("PER", "LOC")), QUICK)
-    with pytest.raises(UserError, match="no training sentence"):
-        train_model([Sentence(())], LABELS, QUICK)
-
-
 def test_span_width_holds_every_target_entity_and_leaves_wide_extension_spans_out(caplog):
     caplog.set_level("INFO")
     long = Sentence(tuple("小" * 40), ((0, 15, "PER"), (0, 40, "NOUN")))
@@ -196,101 +105,6 @@ def test_span_width_holds_every_target_entity_and_leaves_wide_extension_spans_ou
     spans, labels = model.gold([long], model.collate([model.encoder.prepare(long.tokens)]))
     assert (spans.tolist(), labels.tolist()) == ([14], [0])
     assert "1 extension spans of more than 15 tokens are left out" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "sentences, options, steps",
-    [(50, {}, 800), (1000, {}, 2500), (4000, {}, 4000), (1000, {"epochs": 2}, 250), (1000, {"max_steps": 7}, 7),
-     (1000, {"epochs": 1, "max_steps": 200}, 125)],
-)
-def test_number_of_steps(sentences, options, steps):
-    assert total_steps(sentences, TrainConfig(**options)) == steps
-
-
-def test_learning_rate_rises_then_falls_to_almost_nothing():
-    rates = [rate_at(k, 100, 0.1) for k in range(100)]
-    assert rates.index(max(rates)) == 9 and max(rates) == 1.0 and 0 < rates[-1] < 0.02
-    assert rate_at(0, 1, 0.1) == 1.0
-
-
-def test_frequent_extension_labels_weigh_less_and_targets_weigh_one():
-    spans = ((0, 1, "PER"), (1, 2, "LOC"), *((k, k + 1, "NOUN") for k in range(10)))
-    weights = label_weights([Sentence(tuple("小" * 10), spans)], LabelSet(("PER", "LOC"), ("NOUN", "RARE")), 0.3)
-    assert weights == pytest.approx([1.0, 1.0, 0.03, 0.3])
-
-
-# --- encoders of the transformers library --------------------------------------------------------------------------
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 10), min_size=1, max_size=80), st.integers(20, 40))
-def test_windows_cover_every_token_once_and_fit(counts, budget):
-    windows = cut_windows(counts, budget)
-    assert [k for _, _, first, last in windows for k in range(first, last)] == list(range(len(counts)))
-    for first, last, own_first, own_last in windows:
-        assert first <= own_first < own_last <= last and sum(counts[first:last]) <= budget
-    assert (len(windows) == 1) == (sum(counts) <= budget)
-
-
-@pytest.mark.parametrize("build", [build_tiny_bert, build_tiny_roberta])
-def test_pretrained_encoder_learns_saves_and_loads(tmp_path, build):
-    base = build(tmp_path / "base")
-    config = TrainConfig(max_steps=80, batch_size=8, head_lr=1e-2, encoder_lr=3e-3, progress=False)
-    model, result = train_model(english_set(), LABELS, config, dev=english_set(8), encoder=str(base))
-    assert result.dev.micro.f1 == 100.0
-    loaded = NerModel.load(model.save(tmp_path / "model"))
-    texts = [s.tokens for s in english_set(8)]
-    assert loaded.predict(texts) == model.predict(texts)
-    assert not list((tmp_path / "model").rglob("*.bin"))
-
-
-def test_base_encoder_stands_in_for_missing_tokenizer_and_config(tmp_path, bert_model, tiny_bert):
-    folder = bert_model.save(tmp_path / "model")
-    for path in (folder / "encoder").iterdir():
-        path.unlink()
-    with pytest.raises(UserError, match="holds no config of the encoder.*--from_pretrained"):
-        NerPredictor.from_pretrained(folder)
-    predictor = NerPredictor.from_pretrained(folder, base=str(tiny_bert))
-    text = tuple("小明在北京")
-    torch.testing.assert_close(logits_of(predictor.model, [text]), logits_of(bert_model, [text]))
-
-
-def test_long_sentences_are_read_in_windows_and_nothing_is_cut(bert_model):
-    text = tuple("小明在北京" * 60)  # 300 tokens, 64 positions
-    length, windows = bert_model.encoder.prepare(text)
-    assert length == 300 and len(windows) > 4 and all(len(w.pieces) <= 64 for w in windows)
-    assert len(logits_of(bert_model, [text])[0]) > 300
-
-
-def test_roberta_keeps_clear_of_its_two_unused_positions(tmp_path):
-    model = build_model(english_set(), LABELS, str(build_tiny_roberta(tmp_path / "base")))
-    _, windows = model.encoder.prepare(["Rome"] * 200)
-    assert max(len(w.pieces) for w in windows) == 64
-    assert len(logits_of(model, [("Rome",) * 200])) == 1
-
-
-def test_first_piece_pooling_differs_only_where_tokens_have_several_pieces(bert_model):
-    encoder = bert_model.encoder
-    states = {}
-    for pooling in ("max", "first"):
-        encoder.pooling = pooling
-        inputs = bert_model.collate([encoder.prepare(("works", "in", "abc"))])
-        with torch.no_grad():
-            states[pooling] = encoder(**inputs.inputs)[0]
-    encoder.pooling = "max"
-    same = [torch.equal(a, b) for a, b in zip(states["max"], states["first"])]
-    assert same == [True, True, False]
-
-
-def test_a_token_of_very_many_pieces_is_shortened(bert_model):
-    _, windows = bert_model.encoder.prepare(("abc" * 50, "小"))
-    assert len(windows[0].owners) <= MAX_PIECES + 3
-
-
-def test_missing_encoder_is_one_clear_error(tmp_path):
-    (tmp_path / "empty").mkdir()
-    for call in (load_encoder, load_tokenizer):
-        with pytest.raises(UserError, match="empty: no (encoder|tokenizer) could be loaded"):
-            call(tmp_path / "empty")
 
 
 # --- model folders -----------------------------------------------------------------------------------------------

@@ -1,12 +1,20 @@
-"""train_ner, eval_ner and step 7: files in, files out, messages."""
+"""train_ner and step 7: files in, files out, messages."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from pipeline import (
+    ROOT,
     all_bytes,
     manifest,
     mark_incomplete,
@@ -20,13 +28,16 @@ from pipeline import (
 from safetensors.torch import load_file
 from tiny_encoders import build_tiny_bert
 
-from syn_pipelines import eval_ner, train_ner
 from syn_pipelines import s4_split_data as s4
 from syn_pipelines import s5_merge_data as s5
 from syn_pipelines import s7_pred_syn_data as s7
 from syn_pipelines import s8_process_label_and_combine as s8
+from syn_pipelines import train_ner
+from syn_pipelines.ner.checkpoints import checkpoint_path
+from syn_pipelines.ner.train_config import TrainConfig
+from syn_pipelines.train_ner import weights_path
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.options import load_options
+from syn_pipelines.utils.options import TextOptions, load_options
 from syn_pipelines.utils.paths import RunPaths
 
 SIZES = (250, 500, 1000)
@@ -147,66 +158,135 @@ def test_a_label_that_the_label_file_lacks_is_named(trained):
         step(train_ner, trained, size=1000)
 
 
+def test_every_option_that_shapes_the_model_is_compared_and_reaches_the_training():
+    silent = {f.name for f in dataclasses.fields(TextOptions)} - {"seed"} | {
+        "output_dir", "n_gpu", "keep_last", "tensorboard", "restart"}
+    settings = train_ner.settings_of(train_ner.Options())
+    assert set(settings) == {f.name for f in dataclasses.fields(train_ner.Options)} - silent
+    plain = train_ner.train_config(train_ner.Options(), "cpu")
+    assert plain == TrainConfig()
+    chosen = {"train": "gold", "size": 250, "from_pretrained": "bert", "drop_labels": "X"}  # act elsewhere
+    for name, value in settings.items():
+        other = {"balanced": "none", 42: 7, True: False}.get(value, 3)
+        if name not in chosen:
+            changed = train_ner.train_config(train_ner.Options(**{name: other}), "cpu")
+            assert len([f for f in dataclasses.fields(changed) if getattr(changed, f.name) != getattr(plain, f.name)]) == 1, name
+
+
+def test_labels_left_out_and_the_last_weights(trained):
+    folder = run_folder(trained) / "ner" / "fusion_250"
+    left_out = [name for name, row in read_json(run_folder(trained) / "label_fusion.json").items() if not row["is_target"]][:2]
+    summary = step(train_ner, trained, size=250, max_steps=4, drop_labels=",".join(left_out), keep_last=1)
+    last = folder.with_name("fusion_250_last")
+    assert summary.outputs == {str(folder): 1, str(last): 1}
+    assert not set(left_out) & set(read_json(folder / "labels.json"))
+    assert manifest(last / "model.safetensors")["counts"]["kept_step"] == 4
+    assert step(train_ner, trained, size=250, max_steps=4, drop_labels=",".join(left_out), keep_last=1).up_to_date
+    shutil.rmtree(last)
+    assert not step(train_ner, trained, size=250, max_steps=4, drop_labels=",".join(left_out), keep_last=1).up_to_date
+    with pytest.raises(UserError, match="--drop_labels: label 'PER' is a target label"):
+        step(train_ner, trained, size=250, drop_labels="PER")
+
+
+def test_a_killed_training_goes_on_to_the_same_model(tmp_path):
+    shutil.copytree(ROOT / "data" / "few_shot" / "sample_zh", tmp_path / "sample_zh")
+    flags = {"file_dir": str(tmp_path), "file_name": "sample_zh", "train": "gold", "max_steps": 40, "lr": 0.01, "evaluations": 10}
+    folder, straight = tmp_path / "sample_zh" / "GLM4" / "ner" / "gold_1000", tmp_path / "straight"
+    command = [sys.executable, str(ROOT / "syn_pipelines" / "train_ner.py"), *(f"--{k}={v}" for k, v in flags.items())]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        while not checkpoint_path(folder).exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not folder.exists()
+    with pytest.raises(UserError, match="this training was begun otherwise: max_steps 40 -> 30"):
+        train_ner.main(cmd_args=False, **{**flags, "max_steps": 30})
+    train_ner.main(cmd_args=False, **flags)
+    train_ner.main(cmd_args=False, **flags, output_dir=str(straight))
+    assert weights_path(folder).read_bytes() == weights_path(straight).read_bytes()
+    unlike = {"command"}
+    assert [{k: v for k, v in manifest(weights_path(f)).items() if k not in unlike} for f in (folder, straight)] == [
+        {k: v for k, v in manifest(weights_path(straight)).items() if k not in unlike}] * 2
+    assert {p.name for p in folder.parent.iterdir()} == {"gold_1000", "gold_1000.log.jsonl"}
+
+
+def test_several_processes_train_the_model_that_one_would(tmp_path):
+    """Without dropout, whose random numbers every process draws for itself."""
+    script = tmp_path / "train.py"
+    script.write_text("""
+import functools
+import sys
+from syn_pipelines import train_ner
+from syn_pipelines.ner import training
+training.SCRATCH_HEAD["dropout"] = 0.0
+training.ScratchConfig = functools.partial(training.ScratchConfig, dropout=0.0, word_dropout=0.0)
+train_ner.main(cmd_args=False, file_dir=sys.argv[1], file_name="demo", train="gold", max_steps=12, train_batch_size=11)
+""", encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+                "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    tensors, logs = [], []
+    for name, how in (("one", []), ("two", launcher)):
+        write_dataset(tmp_path / name, held_out=True)
+        done = subprocess.run([sys.executable, *how, str(script), str(tmp_path / name)], env=environment,
+                              capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        folder = run_folder(tmp_path / name) / "ner" / "gold_1000"
+        assert len(read_rows(run_folder(tmp_path / name) / "run.log.jsonl")) == 1  # the others write nothing
+        tensors.append(load_file(weights_path(folder)))
+        logs.append(read_rows(folder.with_name("gold_1000.log.jsonl")))
+    for row, other in zip(*logs):
+        assert row["step"] == other["step"] and row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    apart = [(tensors[0][name] - tensors[1][name]).abs().mean().item() for name in tensors[0]]
+    assert max(apart) < 1e-3 and len(logs[0]) == len(logs[1]) == 6
+
+
+def without_weights(trained, tmp_path):
+    base = build_tiny_bert(tmp_path / "bert")
+    (base / "model.safetensors").unlink()
+    return {"from_pretrained": base}
+
+
+def without_a_label(trained, tmp_path):
+    path = run_folder(trained) / "label_fusion.json"
+    content = read_json(path)
+    path.write_text(json.dumps({k: content[k] for k in list(content)[:-1]}), encoding="utf-8")
+    return {}
+
+
+def without_sentences(trained, tmp_path):
+    (run_folder(trained) / "250" / "train_250_fusion.jsonl").write_text("\n")
+    return {"size": 250}
+
+
+def without_the_size(trained, tmp_path):
+    shutil.rmtree(run_folder(trained) / "250")
+    return {"size": 250}
+
+
+def with_an_unlike_label(trained, tmp_path):
+    return {"drop_labels": "WORDS"}
+
+
+@pytest.mark.parametrize("harm, message", [
+    (without_weights, r"bert: no encoder could be loaded \(.*model.safetensors"),
+    (without_a_label, "which is not in the label set.*Train with the label file that belongs to these data"),
+    (without_sentences, "train_250_fusion.jsonl: holds no sentence. Make it with: python syn_pipelines/s5_merge_data.py"),
+    (without_the_size, "train_250_fusion.jsonl: does not exist. Make it with: python syn_pipelines/s5_merge_data.py"),
+    (with_an_unlike_label, "--drop_labels: there is no extension label 'WORDS'"),
+])
+def test_a_mistake_is_one_line_and_exit_code_2(trained, tmp_path, harm, message):
+    flags = harm(trained, tmp_path)
+    done = run_step("train_ner", file_dir=trained, max_steps=2, restart=1, **flags)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and re.search(message, errors[0]) and done.stderr.rstrip().endswith(errors[0])
+
+
 def test_training_on_an_incomplete_file_says_so_in_the_manifest(trained):
     mark_incomplete(run_folder(trained) / "250" / "train_250_fusion.jsonl")
     step(train_ner, trained, size=250, max_steps=2)
     assert manifest(run_folder(trained) / "ner" / "fusion_250" / "model.safetensors")["complete"] is False
-
-
-# --- evaluation ----------------------------------------------------------------------------------------------------
-
-def test_scores_are_strict_by_label_and_on_unseen_sentences(trained):
-    rows = read_rows(trained / "demo" / "test.jsonl")
-    new = {"text": list("小红来自成都"), "entities": [
-        {"start": 0, "end": 2, "entity": "PER"}, {"start": 4, "end": 6, "entity": "LOC"}]}
-    write_rows(trained / "demo" / "test.jsonl", [*rows, new])
-    result = step(eval_ner, trained)
-    assert set(result.by_label) == {"PER", "LOC"}
-    assert result.by_label["PER"]["support"] == 3 and result.unseen["sentences"] == 1
-    assert result.unseen["support"] == 2
-    assert [str(a) for a in result.accounts] == ["4 test sentences = 1 not in the training set + 3 also in it"]
-    assert 0 <= result.f1 <= 100 and "all (micro)" in result.table
-
-
-def test_json_is_the_last_thing_written_and_parses(trained):
-    model = run_folder(trained) / "ner" / "fusion_1000"
-    done = run_step("eval_ner", file_dir=trained, model_from_pretrained=model, split="dev", json=1)
-    assert done.returncode == 0, done.stderr
-    line = json.loads(done.stdout)
-    assert {"f1", "precision", "recall", "by_label", "unseen", "split", "model"} <= set(line)
-    assert done.stdout.count("\n") == 1 and line["split"] == "dev"
-
-
-def test_evaluating_a_model_from_elsewhere_makes_no_run_folder(trained):
-    model = run_folder(trained) / "ner" / "fusion_1000"
-    assert step(eval_ner, trained, save_type_name="other", model_from_pretrained=str(model)).seconds > 0
-    assert not (trained / "demo" / "other").exists()
-
-
-def test_model_and_data_with_different_labels_are_scored_with_a_warning(trained):
-    (trained / "demo" / "labels.txt").write_text("O\nPER\nORG\nLOC\n", encoding="utf-8")
-    result = step(eval_ner, trained)
-    assert "the model predicts PER, LOC" in result.warnings[0]
-    assert set(result.by_label) == {"PER", "ORG", "LOC"}
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        ({"train": "gold"}, "gold_1000: there is no such model. Make it with: .*train_ner.py .*--train=gold --size=1000"),
-        ({"model_from_pretrained": "/nowhere"}, "/nowhere: no such model folder"),
-        ({"split": "train"}, "'train' is none of dev, test"),
-    ],
-)
-def test_evaluation_names_what_is_missing(trained, flags, message):
-    with pytest.raises(UserError, match=message):
-        step(eval_ner, trained, **flags)
-
-
-def test_evaluation_without_the_split_says_what_to_do(trained):
-    (trained / "demo" / "test.jsonl").unlink()
-    with pytest.raises(UserError, match="test.jsonl: does not exist. Add it to the data set, or score on dev"):
-        step(eval_ner, trained)
 
 
 # --- step 7 --------------------------------------------------------------------------------------------------------

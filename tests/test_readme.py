@@ -24,7 +24,7 @@ def commands(readme: str) -> list[str]:
 def test_the_commands_run_as_pasted_one_after_the_other(tmp_path, readme):
     workspace = make_workspace(tmp_path / "project", name="sample_zh", train=16, held_out=6)
     # The same commands with short trainings: what is tested is that they run, not how well the model learns.
-    script = re.sub(r"(train_ner\.py|run_all\.py)", r"\1 --max_steps=2", "\n".join(commands(readme)))
+    script = re.sub(r"(train_ner\.py|run_all\.py|tools\.ablation)", r"\1 --max_steps=2", "\n".join(commands(readme)))
     result = shell(script, workspace)
     assert result.returncode == 0, result.stderr
     for python in blocks(readme, "python"):

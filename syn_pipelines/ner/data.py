@@ -9,8 +9,8 @@ import random
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from syn_pipelines.utils.errors import UserError
@@ -30,6 +30,11 @@ MIN_COUNT = {"bigram": 2, "prefix2": 2, "prefix3": 2, "suffix2": 2, "suffix3": 2
 
 # Span cells computed at once: at 200 channels of 4 bytes about 100 MB for each of the dozen tensors of that shape.
 MOST_CELLS = 1 << 17
+# A sentence of more tokens is cut into pieces, best after one of these characters: the end of a sentence or line, else
+# of a clause.
+MAX_TOKENS = 512
+SENTENCE_ENDS = frozenset("。！？!?.;；\n\r\v\f\x85\u2028\u2029")
+CLAUSE_ENDS = frozenset("，、,:：")
 
 
 @dataclass(frozen=True)
@@ -149,14 +154,69 @@ def unknown_labels(sentences: Iterable[Sentence], labels: LabelSet) -> Counter[s
     return Counter(label for s in sentences for _, _, label in s.entities if label not in known)
 
 
-def has_nested(sentences: Iterable[Sentence], labels: Iterable[str]) -> bool:
-    """Whether two entities with these labels overlap anywhere (containment, crossing, or one span with two labels)."""
+def overlaps_of(sentences: Iterable[Sentence], labels: Iterable[str]) -> str:
+    """How entities with these labels overlap, as the decode mode that can give all of them.
+
+    Returns:
+        "multilabel" when a span has two labels anywhere, else "nested" when two entities overlap, else "flat".
+    """
     wanted = set(labels)
+    found = "flat"
     for sentence in sentences:
         spans = sorted((s, e) for s, e, label in sentence.entities if label in wanted)
-        if any(following[0] < previous[1] for previous, following in pairwise(spans)):
-            return True
-    return False
+        for previous, following in pairwise(spans):
+            if following == previous:
+                return "multilabel"
+            if following[0] < previous[1]:
+                found = "nested"
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Long sentences
+
+
+def split_long(tokens: Sequence[str], limit: int, entities: Iterable[Entity] = ()) -> list[tuple[int, int]]:
+    """Where to cut a sentence so that no piece has more than ``limit`` tokens.
+
+    A cut goes through as few entities as can be, then stands after the end of a sentence rather than of a clause, and of
+    a clause rather than anywhere, and makes the piece before it as long as can be.
+
+    Args:
+        limit: at least 1.
+        entities: an entity longer than ``limit`` cannot be kept whole and plays no part.
+    Returns:
+        (start, end) of each piece, half-open token offsets; together they are the sentence. A sentence that is not too
+        long is one piece; one without tokens has none.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    if len(tokens) <= limit:
+        return [(0, len(tokens))] if tokens else []
+    crossed = [0] * (len(tokens) + 1)  # by a cut before this token: first the changes, then their running sums
+    for start, end, _ in entities:
+        if 1 < end - start <= limit:
+            crossed[start + 1] += 1
+            crossed[end] -= 1
+    crossed = list(accumulate(crossed))
+    kind = [0, *((t[-1:] in CLAUSE_ENDS) + 2 * (t[-1:] in SENTENCE_ENDS) for t in tokens)]  # of a cut before this token
+    pieces, start = [], 0
+    while len(tokens) - start > limit:
+        cut = max(range(start + 1, start + limit + 1), key=lambda c: (-crossed[c], kind[c], c))
+        pieces.append((start, cut))
+        start = cut
+    return [*pieces, (start, len(tokens))]
+
+
+def split_sentence(sentence: Sentence, limit: int) -> list[Sentence]:
+    """The sentence in pieces of at most ``limit`` tokens; an entity that does not lie within one piece is left out."""
+    if len(sentence.tokens) <= limit:
+        return [sentence]
+    return [
+        replace(sentence, tokens=sentence.tokens[first:last],
+                entities=tuple((s - first, e - first, label) for s, e, label in sentence.entities if first <= s and e <= last))
+        for first, last in split_long(sentence.tokens, limit, sentence.entities)
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------------

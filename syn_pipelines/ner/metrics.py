@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from syn_pipelines.ner.data import Entity
-from syn_pipelines.utils.summary import table
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,6 @@ class Report:
         """``{"f1", "precision", "recall", "support", "predicted", "correct", "macro_f1", "by_label": {...}}``."""
         by_label = {label: score.to_dict() for label, score in self.by_label.items()}
         return {**self.micro.to_dict(), "macro_f1": round(self.macro_f1, 2), "by_label": by_label}
-
-    def table(self) -> str:
-        """A text table, one label a line, the micro line last."""
-        scores = [*self.by_label.items(), ("all (micro)", self.micro)]
-        return table([("label", "precision", "recall", "f1", "support"),
-                      *((name, f"{s.precision:.2f}", f"{s.recall:.2f}", f"{s.f1:.2f}", f"{s.support}")
-                        for name, s in scores)])
 
 
 def evaluate(

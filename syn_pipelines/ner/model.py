@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from syn_pipelines.ner.cells import Cells, cells_of, count_cells
 from syn_pipelines.ner.data import LabelSet, Sentence
 from syn_pipelines.ner.decoding import DECODE_MODES, Span, resolve_overlaps
-from syn_pipelines.ner.encoders import Inputs, ScratchEncoder
+from syn_pipelines.ner.encoders import ScratchEncoder
 from syn_pipelines.ner.head import HeadConfig, SpanHead
+from syn_pipelines.ner.pieces import Inputs
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def fitting_threads(encoder: nn.Module) -> Iterator[None]:
 class NerModel(nn.Module):
     """An encoder and a span head, with what is needed to use them: labels, decode mode and threshold.
 
-    encoder: a ``ScratchEncoder`` or ``PretrainedEncoder``. decode: "flat" (no two spans overlap) or "nested" (a span
-    may lie inside another or carry two labels, none may cross). threshold: a span needs a higher probability.
+    encoder: a ``ScratchEncoder`` or ``PretrainedEncoder``. decode: "flat" (no two spans overlap), "nested" (a
+    span may lie inside another, none may cross) or "multilabel" (and carry several labels). threshold: a span needs a higher probability.
     """
 
     def __init__(
@@ -116,7 +117,9 @@ class NerModel(nn.Module):
         spans, labels = gold
         logits = self(batch).float()
         # -log sigmoid(x) = softplus(x) - x: all spans as if empty, then the gold ones put right.
-        losses = F.softplus(logits) @ label_weights
+        # In full precision also where the model computes in less.
+        with torch.autocast(logits.device.type, enabled=False):
+            losses = F.softplus(logits) @ label_weights
         losses = losses.index_put((spans,), -logits[spans, labels] * label_weights[labels], accumulate=True)
         return losses.new_zeros(batch.size).index_add(0, batch.cells.sentence[batch.cells.spans], losses)
 
@@ -137,7 +140,7 @@ class NerModel(nn.Module):
         places = zip(*(part[cells].tolist() for part in (batch.cells.sentence, batch.cells.start, batch.cells.last)))
         for (b, start, last), k, score in zip(places, hits[:, 1].tolist(), scores[tuple(hits.T)].tolist()):
             found[filled[b]].append(Span(start, last + 1, self.labels.targets[k], score))
-        return [resolve_overlaps(spans, nested=self.decode == "nested") for spans in found]
+        return [resolve_overlaps(spans, self.decode) for spans in found]
 
     def save(self, folder: str | Path) -> Path:
         """Write the model as a folder that appears complete or not at all; see ``storage.save_model``."""

@@ -1,10 +1,12 @@
 """Model folders: what is in them, written so that a folder appears complete or not at all. No pickle anywhere.
 
-    config.json        architecture, decode mode, threshold, format version
+    config.json        architecture, decode mode, threshold, format version; labels by number as the Hugging Face tools
+                       read them
     labels.json        the label file the model was trained with
     model.safetensors  weights
     vocab.json         feature columns and their strings (encoder trained from nothing)
     encoder/           config and tokenizer of a pretrained encoder
+    README.md          model card, where one was asked for
 """
 
 from __future__ import annotations
@@ -19,28 +21,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from syn_pipelines.ner.data import LabelSet, Vocabulary
-from syn_pipelines.ner.encoders import (
-    VOCABULARY_FILES,
-    PretrainedEncoder,
-    ScratchConfig,
-    ScratchEncoder,
-    load_encoder,
-    load_tokenizer,
-)
+from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, ScratchEncoder, load_encoder
 from syn_pipelines.ner.head import HeadConfig
 from syn_pipelines.ner.model import NerModel
+from syn_pipelines.ner.pieces import has_vocabulary, load_tokenizer
 from syn_pipelines.utils.errors import UserError
 
 FORMAT = "syn_pipelines-ner"
 FORMAT_VERSION = 2
-CONFIG, LABELS, WEIGHTS, VOCABULARY, ENCODER = (
-    "config.json", "labels.json", "model.safetensors", "vocab.json", "encoder")
+MODEL_TYPE = "knowfree"
+CONFIG, LABELS, WEIGHTS, VOCABULARY, ENCODER, CARD = (
+    "config.json", "labels.json", "model.safetensors", "vocab.json", "encoder", "README.md")
 
 
-def save_model(model: NerModel, folder: Path) -> Path:
-    """Write ``model`` to ``folder``, replacing a model that is there.
+def save_model(model: NerModel, folder: Path, *, card: str = "") -> Path:
+    """Write ``model`` to ``folder``, replacing a model that is there; ``card``: text of its README.md, if any.
 
-    The files are written to a hidden folder beside it, flushed to disk and renamed. While an older model is replaced
+    The folder needs nothing outside it, and no path of this machine stands in it. The files are written to a hidden folder beside it, flushed to disk and renamed. While an older model is replaced
     it stands for a moment as ``.<name>.old``.
 
     Raises:
@@ -54,6 +51,8 @@ def save_model(model: NerModel, folder: Path) -> Path:
     fresh.mkdir()
     try:
         _write_files(model, fresh)
+        if card:
+            (fresh / CARD).write_text(card, encoding="utf-8")
         for path in sorted(fresh.rglob("*")):
             _flush(path)
         _flush(fresh)
@@ -76,7 +75,7 @@ def load_model(folder: Path, *, base: str | None = None, device: str = "cpu") ->
     Raises:
         UserError: not a model folder, a file missing or broken, or label file and weights that do not fit together.
     """
-    config = _read_config(folder)
+    config = _own_config(folder)
     labels = LabelSet.read(_existing(folder, LABELS))
     if len(labels.names) != config.get("num_labels"):
         raise UserError(f"{folder / LABELS}: {len(labels.names)} labels besides O, but the model was trained with "
@@ -120,11 +119,15 @@ def _write_files(model: NerModel, folder: Path) -> None:
         # ASCII: a token may hold half a surrogate pair, which UTF-8 cannot.
         _write_json(folder / VOCABULARY, encoder.vocabulary.columns, ascii_only=True)
     else:
-        kind = {"kind": "pretrained", "pooling": encoder.pooling, "spaced": encoder.spaced}
+        kind = {"kind": "pretrained", "pooling": encoder.splitter.pooling, "spaced": encoder.splitter.spaced}
         encoder.encoder.config.save_pretrained(folder / ENCODER)
-        encoder.tokenizer.save_pretrained(folder / ENCODER)
+        encoder.splitter.tokenizer.save_pretrained(folder / ENCODER)
+        for name in ("config.json", "tokenizer_config.json"):
+            _without_paths(folder / ENCODER / name)
     _write_json(folder / CONFIG, {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "num_labels": len(model.labels.names),
+        "format": FORMAT, "format_version": FORMAT_VERSION, "model_type": MODEL_TYPE, "architectures": ["NerModel"],
+        "num_labels": len(model.labels.names), "id2label": dict(enumerate(model.labels.names)),
+        "label2id": {name: k for k, name in enumerate(model.labels.names)},
         "decode": model.decode, "threshold": model.threshold, "head": asdict(model.head.config), "encoder": kind,
     })
     _write_json(folder / LABELS, model.labels.to_dict())
@@ -137,33 +140,53 @@ def _write_files(model: NerModel, folder: Path) -> None:
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors gives its file to the owner alone
 
 
+def _without_paths(path: Path) -> None:
+    """Take out where the files of an encoder once lay on this machine."""
+    if not path.is_file():
+        return
+    content = _read_json(path)
+    _write_json(path, {name: value for name, value in content.items()
+                       if not (name.endswith(("_path", "_file")) and isinstance(value, str) and os.path.isabs(value))})
+
+
 def _build_encoder(folder: Path, config: dict, base: str | None) -> ScratchEncoder | PretrainedEncoder:
     settings = {name: value for name, value in config.items() if name != "kind"}
     if config["kind"] == "scratch":
         return ScratchEncoder(ScratchConfig(**settings), Vocabulary(_read_json(_existing(folder, VOCABULARY))))
     inner = folder / ENCODER
     sources = {}
-    for part, names in {"config": ("config.json",), "tokenizer": VOCABULARY_FILES}.items():
-        if any((inner / name).is_file() for name in names):
-            sources[part] = str(inner)
-        elif base:
-            sources[part] = base
-        else:
+    for part, there in {"config": (inner / CONFIG).is_file(), "tokenizer": has_vocabulary(inner)}.items():
+        if not there and not base:
             raise UserError(f"{inner}: holds no {part} of the encoder. "
                             "Name the base encoder with --from_pretrained.")
+        sources[part] = inner if there else base
     encoder = load_encoder(sources["config"], weights=False)
     return PretrainedEncoder(encoder, load_tokenizer(sources["tokenizer"]), **settings)
 
 
-def _read_config(folder: Path) -> dict:
+def read_config(folder: Path) -> dict:
+    """The config.json of any model folder.
+
+    Raises:
+        UserError: there is no such folder, or it holds none.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder. Train one with train_ner.py, or name another folder.")
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: not a model folder, it holds no {CONFIG}. Name the folder train_ner.py wrote.")
     config = _read_json(folder / CONFIG)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError(f"{folder / CONFIG}: not the configuration of a span model of this package. "
-                        "Name the folder train_ner.py wrote.")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG}: holds no JSON object. Name the folder train_ner.py wrote.")
+    return config
+
+
+def _own_config(folder: Path) -> dict:
+    config = read_config(folder)
+    if config.get("format") != FORMAT:
+        names = config.get("architectures") or config.get("model_type") or "unknown"
+        raise UserError(f"{folder / CONFIG}: not the configuration of a span model, but of {names}. Name a folder that "
+                        "train_ner.py wrote, or a token-classification checkpoint; train_ner.py --from_pretrained takes "
+                        "base encoders.")
     if config.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{folder / CONFIG}: format version {config.get('format_version')!r}, this program reads "
                         f"{FORMAT_VERSION}. Train the model again.")

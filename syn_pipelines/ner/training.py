@@ -1,32 +1,48 @@
-"""Training of the span model: a plain loop with fixed steps, averaged weights, and selection on dev data only."""
+"""Training of the span model: a plain loop with fixed steps, averaged weights, and selection on dev data only.
+
+The same loop serves a CPU, a GPU, and several processes that ``accelerate launch`` has started.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
-from collections import Counter
+import random
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from syn_pipelines.ner.checkpoints import Checkpoint, Checkpoints, fingerprint_of, optimizer_tensors, restore_optimizer
 from syn_pipelines.ner.data import (
+    MAX_TOKENS,
     LabelSet,
     Sentence,
     Vocabulary,
     batch_order,
-    has_nested,
     is_dense,
+    overlaps_of,
+    split_sentence,
     unknown_labels,
     within_cells,
 )
-from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, ScratchEncoder, load_encoder, load_tokenizer
+from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, ScratchEncoder, load_encoder
 from syn_pipelines.ner.head import HeadConfig
-from syn_pipelines.ner.metrics import Report, evaluate
+from syn_pipelines.ner.metrics import Report, Score, evaluate
 from syn_pipelines.ner.model import NerModel, fitting_threads
+from syn_pipelines.ner.pieces import load_tokenizer
 from syn_pipelines.ner.prediction import predict_stream
+from syn_pipelines.ner.team import Team
+from syn_pipelines.ner.train_config import TrainConfig, label_weights, rate_at, total_steps, with_weights
+from syn_pipelines.ner.train_log import Row, TrainLog, tensorboard_writer
+from syn_pipelines.ner.word_swaps import WordSwaps
 from syn_pipelines.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,51 +52,23 @@ SCRATCH = "scratch"
 MIN_WIDTH = 12
 # The head over an encoder trained from nothing is smaller than the paper's: a try-out must end in minutes on a CPU.
 SCRATCH_HEAD = {"channels": 96, "attention_heads": 4, "dropout": 0.3}
-# Default length of a training: this many passes, but within these steps.
-DEFAULT_EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 800, 4000
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Options of a training.
-
-    epochs, max_steps: 0 means not given. Steps are ``max_steps``, or ``epochs`` passes, or the fewer of both; with
-        neither, 20 passes but at least 800 and at most 4,000 steps, so that tiny and large sets both end in minutes.
-    lr, head_lr, encoder_lr: highest learning rates: of a model trained from nothing; of the head over a pretrained
-        encoder; of that encoder. They rise over the first ``warmup`` share of the steps, then fall to zero.
-    ext_weight: loss weight of an extension label that is as frequent as a target label; more frequent ones get less.
-    average: decay of the running mean of the weights that is evaluated and kept; 0 keeps the weights themselves.
-    evaluations: how often the dev data are scored, evenly spread, the last time at the end.
-    """
-
-    epochs: int = 0
-    max_steps: int = 0
-    batch_size: int = 8
-    lr: float = 4e-3
-    head_lr: float = 1e-3
-    encoder_lr: float = 2e-5
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip: float = 1.0
-    average: float = 0.995
-    ext_weight: float = 0.1
-    evaluations: int = 10
-    seed: int = 42
-    device: str = "cpu"
-    progress: bool = True
 
 
 @dataclass
 class TrainResult:
     """What a training did. best_step: whose weights were kept; dev: their dev scores, None without dev data.
 
-    history: (step, mean loss a sentence since the last row, dev F1 in percent or None).
+    history: for each evaluation its ``step``, the mean ``loss`` of a step since the last one, the learning rates (``lr``,
+        or ``encoder_lr`` and ``head_lr``), ``sentences_per_s`` in training, and ``dev_f1``, ``dev_precision`` and
+        ``dev_recall`` in percent (None without dev data).
+    last: the weights of the last step by name, with ``keep_last``.
     """
 
     steps: int
     best_step: int = 0
     dev: Report | None = None
-    history: list[tuple[int, float, float | None]] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list)
+    last: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 def train_model(
@@ -90,33 +78,63 @@ def train_model(
     *,
     dev: Sequence[Sentence] = (),
     encoder: str = SCRATCH,
+    output: Path | None = None,
+    tensorboard: bool = False,
+    restart: bool = False,
 ) -> tuple[NerModel, TrainResult]:
     """Train a model; on one machine the same arguments give the same weights on CPU.
 
     (With a pretrained encoder also the number of threads must be the same.)
 
     Args:
-        sentences: training data; those without tokens are left out.
+        sentences: training data; those without tokens are left out, those of more than ``MAX_TOKENS`` cut into pieces.
         dev: chooses the kept weights by strict F1 on target labels; without it the last weights are kept.
         encoder: "scratch", or folder or hub id of a transformers encoder.
+        output: model folder (which the caller writes). Beside it the training keeps a checkpoint, from which the same
+            call goes on after a kill and reaches the same weights, and a log (``train_log``). The caller removes the
+            checkpoint (``checkpoints.remove_checkpoint``) when the model is saved. None: neither is written.
+        tensorboard: write TensorBoard files too. restart: begin anew, whatever checkpoint is there.
     Returns:
         the model in eval mode, and what happened.
     Raises:
-        UserError: no sentences, or a label that the label set does not hold.
+        UserError: no sentences, a label that the label set does not hold, a checkpoint of another training, or a loss
+            that grew beyond all numbers.
     """
-    sentences = [s for s in sentences if s.tokens]
+    config = with_weights(config, sentences)
+    sentences = [s for s in sentences if s.tokens and (config.syn_weight or not s.synthetic)]
     if not sentences:
-        raise UserError("there is no training sentence. Give at least one.")
+        raise UserError("there is no training sentence. Give at least one (synthetic ones of weight 0 are left out).")
+    _refuse_unknown(sentences, dev, labels)
+    if tensorboard:
+        tensorboard_writer()  # a missing package is told now
+    team = Team.of(config.device)
+    sentences = _cut_long(sentences)
+    with torch.random.fork_rng([team.device] if team.device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        model = build_model(sentences, labels, encoder)
+        fingerprint = {**fingerprint_of(model, sentences, dev, config), "device": team.device.type, "processes": team.size}
+        trainer = _Trainer(model.to(team.device), sentences, dev, config, team,
+                           Checkpoints(output, fingerprint, writes=team.is_first, restart=restart))
+        with fitting_threads(model.encoder):
+            return model, trainer.run(output if team.is_first else None, tensorboard=tensorboard)
+
+
+def _refuse_unknown(sentences: Sequence[Sentence], dev: Sequence[Sentence], labels: LabelSet) -> None:
     for name, part in (("training", sentences), ("dev", dev)):
         if missing := unknown_labels(part, labels):
             label, spans = missing.most_common(1)[0]
             raise UserError(f"the {name} data hold {spans} spans of {label!r}, which is not in the label set "
                             f"({', '.join(labels.names)}). Train with the label file that belongs to these data.")
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        model = build_model(sentences, labels, encoder).to(config.device)
-        with fitting_threads(model.encoder):
-            return model, _Trainer(model, sentences, dev, config).run()
+
+
+def _cut_long(sentences: Sequence[Sentence]) -> list[Sentence]:
+    """Pieces of the sentences that are too long, the others as they are; says what that costs."""
+    pieces = [piece for s in sentences for piece in split_sentence(s, MAX_TOKENS)]
+    if len(pieces) > len(sentences):
+        lost = sum(len(s.entities) for s in sentences) - sum(len(s.entities) for s in pieces)
+        log.warning("%d training sentences of more than %d tokens are cut into pieces; %d entities lie in no single piece "
+                    "and are left out", sum(len(s.tokens) > MAX_TOKENS for s in sentences), MAX_TOKENS, lost)
+    return pieces
 
 
 def build_model(sentences: Sequence[Sentence], labels: LabelSet, encoder: str = SCRATCH) -> NerModel:
@@ -133,48 +151,23 @@ def build_model(sentences: Sequence[Sentence], labels: LabelSet, encoder: str = 
         module: nn.Module = ScratchEncoder(ScratchConfig(), Vocabulary.build(sentences, dense))
     else:
         module = PretrainedEncoder(load_encoder(encoder), load_tokenizer(encoder), spaced=not dense)
-    decode = "nested" if has_nested(sentences, targets) else "flat"
-    return NerModel(module, labels, head, decode=decode)
-
-
-def total_steps(sentences: int, config: TrainConfig) -> int:
-    """Number of optimiser steps; see ``TrainConfig``."""
-    per_epoch = math.ceil(sentences / config.batch_size)
-    if config.epochs or config.max_steps:
-        given = [steps for steps in (config.epochs * per_epoch, config.max_steps) if steps]
-        return min(given)
-    return min(max(DEFAULT_EPOCHS * per_epoch, FEWEST_STEPS), MOST_STEPS)
-
-
-def label_weights(sentences: Sequence[Sentence], labels: LabelSet, ext_weight: float) -> list[float]:
-    """Loss weight of each label plane: 1 for targets, ``ext_weight * min(1, r / n)`` for an extension label.
-
-    n is its number of spans in these sentences and r the mean number a target label has, so that a part of speech
-    with thousands of spans does not drown the targets.
-    """
-    counts = Counter(label for s in sentences for _, _, label in s.entities)
-    usual = max(1.0, sum(counts[name] for name in labels.targets) / len(labels.targets))
-    return [1.0] * len(labels.targets) + [
-        ext_weight * min(1.0, usual / max(1, counts[name])) for name in labels.extensions
-    ]
-
-
-def rate_at(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest learning rate at ``step`` of 0 .. steps - 1: rises over the warm-up, then falls to 0."""
-    rising = max(1.0, warmup * steps)
-    return min((step + 1) / rising, max(0.0, (steps - step) / max(1.0, steps - rising)))
+    return NerModel(module, labels, head, decode=overlaps_of(sentences, targets))
 
 
 def make_optimizer(model: NerModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; a pretrained encoder and the head over it have their own rates, biases and norms have no decay."""
+    """AdamW; a pretrained encoder and the head over it have their own rates, biases and norms have no decay.
+
+    Each group carries its highest rate as ``peak`` and that option's name as ``rate``.
+    """
     pretrained = isinstance(model.encoder, PretrainedEncoder)
-    head_lr = config.head_lr if pretrained else config.lr
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    groups: dict[tuple[str, float], list[Tensor]] = {}
     for name, weight in model.named_parameters():
-        lr = config.encoder_lr if pretrained and name.startswith("encoder.") else head_lr
+        rate = ("encoder_lr" if name.startswith("encoder.") else "head_lr") if pretrained else "lr"
         decay = config.weight_decay if weight.ndim > 1 else 0.0
-        groups.setdefault((lr, decay), []).append(weight)
-    return torch.optim.AdamW([{"params": g, "lr": lr, "weight_decay": d} for (lr, d), g in groups.items()])
+        groups.setdefault((rate, decay), []).append(weight)
+    return torch.optim.AdamW([
+        {"params": weights, "lr": getattr(config, rate), "peak": getattr(config, rate), "rate": rate, "weight_decay": decay}
+        for (rate, decay), weights in groups.items()], fused=True)
 
 
 class WeightAverage:
@@ -189,101 +182,210 @@ class WeightAverage:
         """Take in the weights after a step; the first steps count for more, as the start is no good mean."""
         self.steps += 1
         decay = min(self.decay, self.steps / (9 + self.steps))
-        for name, weight in model.state_dict().items():
-            if weight.is_floating_point():
-                self.mean[name].lerp_(weight, 1 - decay)
+        weights = {name: weight for name, weight in model.state_dict().items() if weight.is_floating_point()}
+        torch._foreach_lerp_([self.mean[name] for name in weights], list(weights.values()), 1 - decay)
 
 
 class _Trainer:
-    """State of one training: what ``train_model`` would otherwise pass around."""
+    """State of one training: what ``train_model`` would otherwise pass around. step: those done."""
 
-    def __init__(
-        self, model: NerModel, sentences: Sequence[Sentence], dev: Sequence[Sentence], config: TrainConfig
-    ) -> None:
+    def __init__(self, model: NerModel, sentences: Sequence[Sentence], dev: Sequence[Sentence], config: TrainConfig,
+                 team: Team, checkpoints: Checkpoints) -> None:
         self.model, self.sentences, self.dev, self.config = model, sentences, dev, config
+        self.team, self.checkpoints = team, checkpoints
         self.lengths = [len(s.tokens) for s in sentences]
-        self.cells = [model.cells(length) for length in self.lengths]
-        self.prepared = [model.encoder.prepare(s.tokens) for s in sentences]
-        self.weights = torch.tensor(label_weights(sentences, model.labels, config.ext_weight), device=config.device)
+        self.swaps = WordSwaps(sentences, model.labels.targets)
+        weights = label_weights(sentences, model.labels, config.ext_weight, config.label_weighting)
+        self.label_weights = torch.tensor(weights, device=team.device)
+        self.steps = total_steps(len(sentences), config)
+        self.every = max(1, math.ceil(self.steps / max(1, config.evaluations)))
+        self.optimizer = make_optimizer(model, config)
         self.average = WeightAverage(model, config.average)
-        self.result = TrainResult(total_steps(len(sentences), config))
         self.best: dict[str, Tensor] = {}
+        self.result = TrainResult(self.steps)
+        self.step = self.stale = self.summed = 0
+        self.loss_sum = 0.0
+        self.losses: list[Tensor] = []  # not yet summed: reading one makes a GPU wait
 
-    def run(self) -> TrainResult:
-        """All steps; leaves the kept weights in the model."""
-        config, steps = self.config, self.result.steps
-        optimizer = make_optimizer(self.model, config)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: rate_at(k, steps, config.warmup))
-        every = max(1, math.ceil(steps / max(1, config.evaluations)))
+    def run(self, output: Path | None, *, tensorboard: bool) -> TrainResult:
+        """All steps, or those after the checkpoint; leaves the kept weights in the model. output: where to log."""
+        if self.team.is_first:
+            self._say_start()
+        self._resume()
+        notes = TrainLog(output, self.result.history, tensorboard=tensorboard)
+        silent = None if self.config.progress and self.team.is_first else True
+        bar = tqdm(total=self.steps, initial=self.step, desc="train", unit="step", mininterval=1.0, disable=silent)
+        with closing(notes), bar:
+            started, before = time.monotonic(), self.step
+            for batch in islice(self._batches(), self.step, None):
+                self._train_on(batch)
+                bar.update()
+                if self.step % self.every and self.step < self.steps:
+                    if self.checkpoints.are_due():
+                        self.checkpoints.write(self._state())
+                    continue
+                row = self._row((self.step - before) * self.config.batch_size / (time.monotonic() - started))
+                notes.add(row | self._evaluate())
+                self._tell(bar)
+                if self.step == self.steps or 0 < self.config.patience <= self.stale:
+                    break
+                self.checkpoints.write(self._state())
+                started, before = time.monotonic(), self.step
+        return self._finish()
+
+    def _say_start(self) -> None:
+        config, labels = self.config, self.model.labels
         if not self.dev:
             log.warning("no dev data: the last weights are kept, and no score is known")
-        losses: list[float] = []
-        bar = tqdm(total=steps, desc="train", unit="step", disable=None if config.progress else True,
-                   mininterval=1.0)
-        with bar:
-            for step, batch in enumerate(self._batches(), start=1):
-                losses.append(self._step(batch, optimizer))
-                schedule.step()
-                self.average.update(self.model)
-                bar.update()
-                if step == steps or (self.dev and step % every == 0):
-                    f1 = self._checkpoint(step)
-                    self.result.history.append((step, sum(losses) / len(losses), f1))
-                    losses.clear()
-                    self._tell(bar)
-        self.model.load_state_dict(self.best)
-        self.model.eval()
-        return self.result
-
-    def _tell(self, bar: tqdm) -> None:
-        """The last row of the history: beside the bar on a terminal, as a log line elsewhere."""
-        step, loss, f1 = self.result.history[-1]
-        shown = {"loss": f"{loss:.2f}", **({} if f1 is None else {"dev_F1": f"{f1:.1f}"})}
-        bar.set_postfix(shown)
-        if bar.disable:
-            log.info("step %d of %d: %s", step, self.result.steps, ", ".join(f"{k} {v}" for k, v in shown.items()))
+        if labels.extensions:
+            log.info("loss weights: targets 1, %d extension labels %g (%s)", len(labels.extensions), config.ext_weight,
+                     config.label_weighting)
+        if synthetic := sum(s.synthetic for s in self.sentences):
+            log.info("loss weights: %d synthetic sentences %g, %d others 1", synthetic, config.syn_weight,
+                     len(self.sentences) - synthetic)
 
     def _batches(self) -> Iterator[list[int]]:
         """Exactly as many batches as there are steps, each epoch in its own order."""
         given = epoch = 0
-        while given < self.result.steps:
+        while given < self.steps:
             for batch in batch_order(self.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch):
-                if given == self.result.steps:
+                if given == self.steps:
                     return
                 yield batch
                 given += 1
             epoch += 1
 
-    def _step(self, batch: list[int], optimizer: torch.optim.Optimizer) -> float:
-        """One update; returns the mean loss of the batch's sentences."""
+    def _train_on(self, batch: list[int]) -> None:
+        """One update with the sentences of a batch; each process of the team takes its share of them."""
+        # So that dropout goes on after a restart as it would have without one.
+        torch.manual_seed(seed_of(self.config.seed, self.step, self.team.rank))
         self.model.train()
-        optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        # Very long sentences or entities go through one by one: the gradient is the same, the memory stays bounded.
-        for part in within_cells(batch, self.cells):
-            inputs = self.model.collate([self.prepared[k] for k in part])
-            gold = self.model.gold([self.sentences[k] for k in part], inputs)
-            loss = self.model.loss(inputs, gold, self.weights).sum() / len(batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate_at(self.step, self.steps, self.config.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.team.device)
+        sentences = [self._variant(k) for k in self.team.share(batch)]
+        cells = [self.model.cells(len(s.tokens)) for s in sentences]
+        # Very long sentences go through one by one: the gradient is the same, the memory stays bounded.
+        for part in within_cells(range(len(sentences)), cells):
+            loss = self._loss([sentences[k] for k in part]) / len(batch)
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
+        self.losses.append(self.team.add_up(self.model.parameters(), total))
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        optimizer.step()
-        return total
+        self.optimizer.step()
+        self.average.update(self.model)
+        self.step += 1
 
-    def _checkpoint(self, step: int) -> float | None:
+    def _variant(self, k: int) -> Sentence:
+        """Sentence k with some words exchanged, others in each step."""
+        rng = random.Random(f"{self.config.seed}:{self.step}:{k}")
+        return self.swaps.vary(self.sentences[k], self.config.swap, rng) if self.config.swap else self.sentences[k]
+
+    def _loss(self, sentences: list[Sentence]) -> Tensor:
+        """Sum of the weighted losses of these sentences."""
+        inputs = self.model.collate([self.model.encoder.prepare(s.tokens) for s in sentences])
+        gold = self.model.gold(sentences, inputs)
+        on_gpu = self.team.device.type == "cuda"
+        with torch.autocast(self.team.device.type, torch.bfloat16, enabled=on_gpu and self.config.bf16):
+            losses = self.model.loss(inputs, gold, self.label_weights)
+        weights = [self.config.syn_weight if s.synthetic else 1.0 for s in sentences]
+        return (losses * torch.tensor(weights, device=losses.device)).sum()
+
+    def _row(self, speed: float) -> Row:
+        """The row of the log for the steps since the last one, scores left out."""
+        self._sum_up()
+        mean = self.loss_sum / max(1, self.summed)
+        if not math.isfinite(mean):
+            self.checkpoints.remove()
+            raise UserError(f"the loss is {mean} after {self.step} steps: the training has come apart. Lower the learning "
+                            f"rate ({' and '.join('--' + name for name in self._rates())}).")
+        self.loss_sum, self.summed = 0.0, 0
+        return {"step": self.step, "loss": mean, **self._rates(), "sentences_per_s": round(speed, 2)}
+
+    def _rates(self) -> dict[str, float]:
+        return {group["rate"]: group["lr"] for group in self.optimizer.param_groups}
+
+    def _sum_up(self) -> None:
+        for loss in torch.stack(self.losses).tolist() if self.losses else ():
+            self.loss_sum += loss
+        self.summed += len(self.losses)
+        self.losses.clear()
+
+    def _evaluate(self) -> Row:
         """Score the averaged weights on dev and keep them if none were better; the later of two equals stays."""
         current = {name: weight.clone() for name, weight in self.model.state_dict().items()}
         self.model.load_state_dict(self.average.mean)
-        report = score(self.model, self.dev, self.config.batch_size) if self.dev else None
-        if report is None or self.result.dev is None or report.micro.f1 >= self.result.dev.micro.f1:
-            self.result.best_step, self.result.dev = step, report
-            self.best = {name: weight.clone() for name, weight in self.average.mean.items()}
+        report = score(self.model, self.dev, self.config.batch_size, self.team) if self.dev else None
         self.model.load_state_dict(current)
-        return report.micro.f1 if report else None
+        before, now = self.result.dev, report.micro if report else None
+        if report is None or before is None or now.f1 >= before.micro.f1:
+            self.result.best_step, self.result.dev = self.step, report
+            self.best = {name: weight.to("cpu", copy=True) for name, weight in self.average.mean.items()}
+        # A model that finds nothing yet has not stopped to improve.
+        improved = before is None or now.f1 > before.micro.f1 or not before.micro.f1
+        self.stale = 0 if improved else self.stale + 1
+        return {f"dev_{name}": getattr(now, name, None) for name in ("f1", "precision", "recall")}
+
+    def _tell(self, bar: tqdm) -> None:
+        """The last row of the history: beside the bar on a terminal, as a log line elsewhere."""
+        row = self.result.history[-1]
+        shown = {"loss": f"{row['loss']:.2f}", **({} if row["dev_f1"] is None else {"dev_F1": f"{row['dev_f1']:.1f}"})}
+        bar.set_postfix(shown)
+        if bar.disable and self.team.is_first:
+            log.info("step %d of %d: %s, %.0f sentences/s", self.step, self.steps,
+                     ", ".join(f"{k} {v}" for k, v in shown.items()), row["sentences_per_s"])
+
+    def _state(self) -> Checkpoint:
+        """All that the rest of the training depends on."""
+        self._sum_up()
+        tensors = {"model": self.model.state_dict(), "average": self.average.mean, "best": self.best,
+                   **optimizer_tensors(self.optimizer, self.model)}
+        return Checkpoint(tensors, {
+            "step": self.step, "average_steps": self.average.steps, "stale": self.stale, "loss_sum": self.loss_sum,
+            "summed": self.summed, "best_step": self.result.best_step, "history": self.result.history,
+            "dev": asdict(self.result.dev) if self.result.dev else None,
+        })
+
+    def _resume(self) -> None:
+        """Take up the state of the checkpoint, where there is one."""
+        stored = self.checkpoints.read()
+        if stored is None:
+            return
+        tensors, values = stored.tensors, stored.values
+        self.model.load_state_dict(tensors["model"])
+        restore_optimizer(self.optimizer, self.model, tensors)
+        self.average.mean = {name: tensor.to(self.team.device) for name, tensor in tensors["average"].items()}
+        self.average.steps, self.best = values["average_steps"], tensors.get("best", {})
+        self.step, self.stale = values["step"], values["stale"]
+        self.loss_sum, self.summed = values["loss_sum"], values["summed"]
+        self.result.best_step, self.result.history = values["best_step"], values["history"]
+        if dev := values["dev"]:
+            by_label = {label: Score(**counts) for label, counts in dev["by_label"].items()}
+            self.result.dev = Report(Score(**dev["micro"]), by_label)
+        if self.team.is_first:
+            log.info("%s: goes on after step %d of %d", self.checkpoints.path, self.step, self.steps)
+
+    def _finish(self) -> TrainResult:
+        self.result.steps = self.step
+        if self.config.keep_last:
+            self.result.last = self.average.mean
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        return self.result
 
 
-def score(model: NerModel, sentences: Sequence[Sentence], batch_size: int = 16) -> Report:
-    """Strict scores of the model's target labels; extension labels of the data play no part."""
-    predicted = predict_stream(model, (s.tokens for s in sentences), batch_size)
-    found = [[(span.start, span.end, span.label) for span in spans] for spans in predicted]
+def seed_of(seed: int, step: int, rank: int) -> int:
+    """Seed of the random numbers of one process in one step."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()[:7], "big")
+
+
+def score(model: NerModel, sentences: Sequence[Sentence], batch_size: int = 16, team: Team | None = None) -> Report:
+    """Strict scores of the model's target labels; extension labels of the data play no part.
+
+    team: its processes share the sentences, and each gets the scores of all.
+    """
+    team = team or Team(model.device)
+    predicted = predict_stream(model, (s.tokens for s in team.share(sentences)), batch_size)
+    found = team.gather([[(span.start, span.end, span.label) for span in spans] for spans in predicted])
     return evaluate([s.entities for s in sentences], found, model.labels.targets)

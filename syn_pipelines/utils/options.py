@@ -39,14 +39,15 @@ SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 
 
 def option(default: Any, help: str, *, choices: Sequence[str] = (), check: Callable[[Any], str] | None = None,
-           alone: str = "") -> Any:
+           alone: str = "", values: Sequence[str] = ()) -> Any:
     """A dataclass field with its help text.
 
     check: returns what is wrong with a value, or "" when it is fine. alone: the value that the flag has when none is
-    written behind it.
+    written behind it. values: names of the texts of a flag that takes exactly so many; the field is a tuple of them, or
+    ``()`` when not given.
     """
     return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "check": check,
-                                                        "alone": alone})
+                                                        "alone": alone, "values": tuple(values)})
 
 
 def at_least(low: float) -> Callable[[float], str]:
@@ -203,7 +204,9 @@ def command_of(opts: Any, **changed: Any) -> str:
     words = ["python", f"syn_pipelines/{script_name(type(opts))}.py"]
     for field in dataclasses.fields(opts):
         value = changed[field.name] if field.name in changed else getattr(opts, field.name)
-        if value is not None and (value != field.default or field.name == "file_name"):
+        if field.metadata["values"]:
+            words += [f"--{field.name}", *value] if value else []
+        elif value is not None and (value != field.default or field.name == "file_name"):
             words.append(f"--{field.name}={int(value) if isinstance(value, bool) else value}")
     return shlex.join(words)
 
@@ -214,7 +217,7 @@ def parse_flags(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
                      formatter_class=_HelpFormatter, allow_abbrev=False)
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        shown = "none" if field.default in ("", None) else str(field.default).replace("%", "%%")  # a path may hold one
+        shown = "none" if field.default in ("", None, ()) else str(field.default).replace("%", "%%")  # a path may hold one
         settings: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS,
                                     "help": f"{field.metadata['help']} (default: {shown})"}
         if hints[field.name] is bool:
@@ -226,6 +229,8 @@ def parse_flags(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
             metavar = "|".join(filter(None, choices)) if choices else _type_name(hints[field.name]).upper()
             if field.metadata["alone"]:
                 settings |= {"nargs": "?", "const": field.metadata["alone"]}
+            if field.metadata["values"]:
+                metavar, settings["nargs"] = field.metadata["values"], len(field.metadata["values"])
             parser.add_argument(f"--{field.name}", metavar=metavar, **settings)
     flags, unknown = parser.parse_known_args(list(arguments))
     if unknown:
@@ -253,6 +258,8 @@ def _type_name(hint: Any) -> str:
 
 def _convert(field: dataclasses.Field, hint: Any, value: Any) -> Any:
     """The value as the field's type, checked; ValueError says what is wrong with it."""
+    if field.metadata["values"]:
+        return _to_texts(value, field.metadata["values"])
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
@@ -307,6 +314,15 @@ def _to_text(value: Any) -> str:
     except UnicodeEncodeError:  # a flag of undecodable bytes
         raise ValueError(f"{text!r} is not UTF-8") from None
     return text
+
+
+def _to_texts(value: Any, names: Sequence[str]) -> tuple[str, ...]:
+    if value is None or value == "" or value == () or value == []:
+        return ()
+    if not isinstance(value, (list, tuple)) or len(value) != len(names):
+        raise ValueError(f"{value!r} must be {len(names)} values: {' '.join(names)}, in a file or a notebook "
+                         f"[{', '.join(names)}]")
+    return tuple(map(_to_text, value))
 
 
 def read_config(path: str, cls: type | None = None) -> dict[str, dict[str, Any]]:

@@ -91,8 +91,14 @@ def _problems_of(row: Record, targets: Collection[str] | None) -> list[str]:
         return [f"'text' must be a list of at least one token, got {short(tokens)}."]
     if bad := [n for n, token in enumerate(tokens, 1) if not isinstance(token, str) or not token]:
         return [f"'text' must hold texts that are not empty, token {bad[0]} is {short(tokens[bad[0] - 1])}."]
+    return problems_of_entities(entities, tokens, targets)
+
+
+def problems_of_entities(entities: Any, tokens: list[str], targets: Collection[str] | None = None,
+                         key: str = "entities") -> list[str]:
+    """What is wrong with the entities of one sentence, one text a problem. key: what the record calls them."""
     if not isinstance(entities, list):
-        return [f"'entities' must be a list, got {short(entities)}."]
+        return [f"'{key}' must be a list, got {short(entities)}."]
     return [p for n, e in enumerate(entities, 1) if (p := _problem_of_entity(n, e, tokens, targets))]
 
 

@@ -308,7 +308,7 @@ def run_script(main: Callable[[], Any]) -> None:
         print(f"error: {_mendable(err)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept; the same command goes on from there (a training starts over).",
+        print("interrupted: what is finished is kept; the same command goes on from there (a training from its checkpoint).",
               file=sys.stderr)
         sys.exit(130)
 

@@ -1,0 +1,73 @@
+"""The log of a training beside its model folder: a JSON line for each evaluation, and TensorBoard files when asked for.
+
+    <model folder>.log.jsonl     rows as ``TrainResult.history`` describes them
+    <model folder>.tensorboard/  the same numbers as curves
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import write_jsonl
+
+Row = dict[str, Any]
+
+
+def log_path(folder: Path) -> Path:
+    """The JSONL log of the training that makes this model folder."""
+    return folder.with_name(folder.name + ".log.jsonl")
+
+
+def tensorboard_path(folder: Path) -> Path:
+    """The folder of its TensorBoard files."""
+    return folder.with_name(folder.name + ".tensorboard")
+
+
+def tensorboard_writer() -> Any:
+    """The class that writes TensorBoard files.
+
+    Raises:
+        UserError: the package is missing.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard needs the package tensorboard, which is not installed. Install it with: "
+                        "pip install tensorboard") from None
+    return SummaryWriter
+
+
+class TrainLog:
+    """Writes rows as they come; ``rows`` holds those of an earlier part of the same training."""
+
+    def __init__(self, folder: Path | None, rows: list[Row], *, tensorboard: bool = False) -> None:
+        """folder: model folder, None to write nothing. Without earlier rows the files of an older training go."""
+        self.folder, self.rows, self._board = folder, rows, None
+        if folder is None:
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not rows:
+            log_path(folder).unlink(missing_ok=True)
+        if tensorboard:
+            if not rows:
+                shutil.rmtree(tensorboard_path(folder), ignore_errors=True)
+            # What a killed part of the training wrote after its last checkpoint is not shown.
+            self._board = tensorboard_writer()(tensorboard_path(folder), purge_step=rows[-1]["step"] + 1 if rows else None)
+
+    def add(self, row: Row) -> None:
+        """Keep a row and write it; the file holds all rows of the training, each once."""
+        self.rows.append(row)
+        if self.folder is not None:
+            write_jsonl(log_path(self.folder), self.rows)
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, row["step"])
+            self._board.flush()
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
