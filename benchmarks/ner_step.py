@@ -219,9 +219,9 @@ def measure(models: dict[str, nn.Module], batches: Sequence[tuple[int, ...]], ro
     for _ in range(rounds):
         for k, work in enumerate(works):
             for name, step in steps.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 step(work)
-                seconds[name][k].append(time.perf_counter() - started)
+                seconds[name][k].append(time.process_time() - started)
     return {name: (sum(map(statistics.median, seconds[name])), peaks[name]) for name in steps}
 
 

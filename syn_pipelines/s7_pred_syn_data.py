@@ -11,6 +11,7 @@ run     python syn_pipelines/s7_pred_syn_data.py --file_name=weibo --save_type_n
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from syn_pipelines.utils.fusion import as_entity
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import write_jsonl
 from syn_pipelines.utils.labels import read_target_labels
+from syn_pipelines.utils.llm.checkpoints import find_checkpoint
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import TextOptions, at_least, command_of, load_options, option
 from syn_pipelines.utils.paths import SIZES, RunPaths
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 STEP = "s7_pred_syn_data"
 # Files that may speak for the weights of a folder; of weights in parts the index does.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Options(TextOptions):
     """Options of step 7."""
 
     from_pretrained: str = option("", "base encoder: gives tokenizer and config where the model folder lacks them")
-    model_from_pretrained: str = option("", "trained model folder for all sizes; by default each size uses its own "
-                                        "ner/fusion_<size>")
+    model_from_pretrained: str = option("", "trained model for all sizes, a folder or hub name; by default each size uses "
+                                        "its own ner/fusion_<size>")
     label_file: str = option("", "label file of a checkpoint of the reference implementation, where its folder holds none")
     batch_size: int = option(4, "sentences a batch", check=at_least(1))
     n_gpu: str = option("0", "index of the GPU; without any GPU the CPU is used")
@@ -105,9 +108,12 @@ def run(opts: Options) -> Summary:
 
 
 def _find_models(opts: Options, paths: RunPaths, sizes: Sequence[int]) -> dict[int, Path]:
-    """Model folder by size; UserError names all that are missing with the commands that train them."""
+    """Model folder by size, a hub's model fetched; UserError names all that are missing with the commands that train them."""
+    given = opts.model_from_pretrained
+    if _HUB_NAME.fullmatch(given) and not Path(given).exists():
+        return dict.fromkeys(sizes, find_checkpoint(given, weights=True))
     models = {size: model_folder(opts, paths, size) for size in sizes}
-    absent = [size for size in sizes if not opts.model_from_pretrained and not models[size].is_dir()]
+    absent = [size for size in sizes if not given and not models[size].is_dir()]
     if absent:
         raise UserError("\n".join(f"{models[size]}: there is no such model. "
                                   f"{paths.missing(TRAIN_STEP, train='fusion', size=size)}" for size in absent))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syn_pipelines.ner.data import LabelSet, Sentence
+from syn_pipelines.ner.side_files import remove_checkpoint
 from syn_pipelines.ner.team import is_helper
 from syn_pipelines.ner.train_config import LABEL_WEIGHTINGS, TrainConfig, drop_labels
 from syn_pipelines.utils.errors import UserError
@@ -178,6 +179,7 @@ def run(opts: Options) -> Summary:
         raise UserError(f"--export_hf={opts.export_hf}: is the model's own folder. Name another one for the copy.")
     with step_log(opts, paths) as summary, lock(paths.journals, lock_name(opts)):
         if is_done(opts, paths):
+            remove_checkpoint(folder)  # a kill may have come between the model and this
             summary.up_to_date = True
             summary.outputs[str(folder)] = 1
             _export(opts, folder, summary)
@@ -195,7 +197,7 @@ def run(opts: Options) -> Summary:
             publisher.publish(weights_path(path), file_hash(weights_path(path)) or "", {**counts, "kept_step": kept},
                               complete=complete, **scores)
             summary.outputs[str(path)] = 1
-        _remove_checkpoint(folder)
+        remove_checkpoint(folder)
         _export(opts, folder, summary)
         summary.warnings += warn_of_stale(paths, because_of=[weights_path(folder)])
     return summary
@@ -278,12 +280,6 @@ def _export(opts: Options, folder: Path, summary: Summary) -> None:
     score = read_manifest(weights_path(folder)).get("dev_f1")
     export_hf(NerModel.load(folder), opts.export_hf, scores={} if score is None else {"strict F1 on dev": score})
     summary.outputs[opts.export_hf] = 1
-
-
-def _remove_checkpoint(folder: Path) -> None:
-    from syn_pipelines.ner.checkpoints import remove_checkpoint
-
-    remove_checkpoint(folder)
 
 
 def _tell(summary: Summary, result: TrainResult) -> None:

@@ -26,10 +26,11 @@ from syn_pipelines import s5_merge_data as s5
 from syn_pipelines import s7_pred_syn_data as s7
 from syn_pipelines import s8_process_label_and_combine as s8
 from syn_pipelines.tools import _ablation_report, ablation
+from syn_pipelines.utils.options import load_options
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NEW = ("张三在上海", "小红来自成都", "今天下雨了", "李四爱北京")  # stand in no training set
-SHORT = {"max_steps": 5, "evaluations": 1}  # a training
+SHORT = {"max_steps": 5, "evaluations": 1, "ext_weight": 1.0}  # a training
 
 
 def step(module, file_dir: Path, **flags):
@@ -39,7 +40,8 @@ def step(module, file_dir: Path, **flags):
 @pytest.fixture(scope="module")
 def run_once(tmp_path_factory) -> Path:
     """A data set whose run went through step 8."""
-    folder = tmp_path_factory.mktemp("ablation")
+    folder = tmp_path_factory.mktemp("ablation") / "data"  # as deep as its copies: manifests name files relatively
+    folder.mkdir()
     write_run(folder, held_out=True)
     write_rows(folder / "demo" / "test.jsonl", [sentence(text) for text in (*NEW, "张三在北京工作")])
     step(s4, folder)
@@ -74,12 +76,6 @@ def start(file_dir: Path, **flags) -> subprocess.Popen[str]:
                             env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def command(file_dir: Path, **flags) -> subprocess.CompletedProcess[str]:
-    with start(file_dir, **flags) as process:
-        out, err = process.communicate()
-        return subprocess.CompletedProcess([], process.returncode, out, err)
-
-
 def results(file_dir: Path) -> list[Path]:
     return sorted((folder_of(file_dir) / "results").glob("*.json"))
 
@@ -108,14 +104,16 @@ def untimed(value):
 
 # --- the whole of it -------------------------------------------------------------------------------------------------
 
+WHOLE = {"sizes": "500,1000", "train": "gold,fusion,syn_fusion", "seeds": 2, "keep_models": 1,
+         "drop_labels": "PERSON,LOCATION", **SHORT}
+
+
 @pytest.fixture(scope="module")
 def whole(run_once, tmp_path_factory) -> Path:
     """All training sets, two sizes, two seeds, models kept; with single labels left out."""
     folder = tmp_path_factory.mktemp("whole") / "data"
     shutil.copytree(run_once, folder)
-    flags = {"sizes": "500,1000", "train": "gold,fusion,syn_fusion", "seeds": 2, "keep_models": 1, "ext_weight": 1.0,
-             "drop_labels": "PERSON,LOCATION"}
-    assert step(ablation, folder, **SHORT, **flags).ok
+    assert step(ablation, folder, **WHOLE).ok
     return folder
 
 
@@ -214,10 +212,8 @@ def test_the_plot_is_a_real_picture_and_the_same_bytes_each_time(whole):
 
 def test_the_same_command_again_trains_nothing_and_changes_no_byte(whole, caplog):
     before = all_bytes(folder_of(whole))
-    flags = {"sizes": "500,1000", "train": "gold,fusion,syn_fusion", "seeds": 2, "keep_models": 1, "ext_weight": 1.0,
-             "drop_labels": "PERSON,LOCATION"}
     caplog.set_level("INFO")
-    assert step(ablation, whole, **SHORT, **flags).to_do == 0
+    assert step(ablation, whole, **WHOLE).to_do == 0
     assert all_bytes(folder_of(whole)) == before
     assert "  16 done already, 0 to do" in caplog.messages
     assert not [text for text in caplog.messages if " of 16: " in text]
@@ -228,22 +224,28 @@ def test_the_same_command_again_trains_nothing_and_changes_no_byte(whole, caplog
 FULL = {"sizes": "250,500", "train": "gold,fusion", "seeds": 2}
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(run_once, tmp_path_factory):
+    """The content of ablation.json."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "data"
+    shutil.copytree(run_once, folder)
+    return ablate(folder, **FULL).content
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_killed_run_goes_on_and_ends_with_the_figures_of_an_uninterrupted_one(data, run_once, tmp_path, jobs):
-    shutil.copytree(run_once, tmp_path / "other")
-    assert ablate(tmp_path / "other", **FULL).ok
+def test_a_killed_run_goes_on_and_ends_with_the_figures_of_an_uninterrupted_one(data, uninterrupted, jobs, caplog):
     process = start(data, jobs=jobs, **FULL)
     wait_for(lambda: len(results(data)) >= 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     kept = {path: path.stat().st_mtime_ns for path in results(data)}
     assert 2 <= len(kept) < 8 and not (folder_of(data) / "ablation.json").exists()
-    done = command(data, jobs=jobs, **FULL)
-    assert done.returncode == 0, done.stderr
-    assert f"  {len(kept)} done already, {8 - len(kept)} to do" in done.stderr
+    caplog.set_level("INFO")
+    assert ablate(data, **FULL).ok
+    assert any(text.startswith(f"  {len(kept)} done already, {8 - len(kept)} to do: about ") for text in caplog.messages)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert untimed(content_of(data)) == untimed(content_of(tmp_path / "other"))
-    assert not (folder_of(data) / "models").exists() and not (folder_of(data) / "logs").exists()
+    assert untimed(content_of(data)) == untimed(uninterrupted)
+    assert not (folder_of(data) / "models").exists() and not list(folder_of(data).glob("logs/*seed42*"))
 
 
 def test_trainings_side_by_side_end_with_the_tool_that_started_them(data):
@@ -319,6 +321,18 @@ def test_results_of_another_version_of_the_program_are_named(data):
     assert warning.startswith("1 of 2 results were made by another version of this program. Remove ")
 
 
+def test_models_are_removed_even_when_a_kill_came_in_between_and_kept_when_asked(data):
+    ablate(data, train="gold", keep_models=1)
+    ablate(data, train="fusion")
+    models = folder_of(data) / "models"
+    kept, = models.glob("gold_500_seed42_*/")
+    left = models / next(path.stem for path in results(data) if path.name.startswith("fusion"))
+    left.mkdir()
+    left.with_name(left.name + ".checkpoint").touch()
+    ablate(data)
+    assert {path.name.partition(".")[0] for path in models.iterdir()} == {kept.name} and (kept / "model.safetensors").is_file()
+
+
 # --- trainings that fail ---------------------------------------------------------------------------------------------
 
 def test_a_training_that_dies_is_reported_and_the_others_go_on(data, monkeypatch):
@@ -354,30 +368,44 @@ def test_a_killed_process_is_reported_and_the_exit_code_is_1(data):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_mistake_that_ends_every_training_ends_the_tool_at_once(data, jobs):
-    done = command(data, jobs=jobs, sizes="500", train="gold", seeds=3, from_pretrained="/nowhere/bert")
-    assert done.returncode == 2 and "/nowhere/bert: no encoder could be loaded" in done.stderr
-    assert done.stderr.count("no encoder could be loaded") == 1 and "Traceback" not in done.stderr
+    with pytest.raises(UserError, match="^/nowhere/bert: no encoder could be loaded") as error:
+        ablate(data, jobs=jobs, seeds=3, train="gold", from_pretrained="/nowhere/bert")
+    assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
+    assert not results(data) and not (folder_of(data) / "ablation.json").exists()
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------
 
-def test_the_command_prints_the_tables_and_one_line_a_training(data):
-    done = command(data, sizes="500", train="gold,fusion", seeds=1)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == (folder_of(data) / "ablation.md").read_text(encoding="utf-8") + "\n"
-    lines = done.stderr.strip().split("\n")
-    assert lines[0] == "ablation: 2 trainings = 2 sets x 1 sizes x 1 seeds"
+def arguments(file_dir: Path, *more: str) -> list[str]:
+    flags = {"file_dir": file_dir, "file_name": "demo", "sizes": 500, "train": "gold,fusion", "seeds": 1, **SHORT}
+    return [*(f"--{name}={value}" for name, value in flags.items()), *more]
+
+
+def test_the_command_prints_the_tables_and_one_line_a_training(data, capsys, caplog):
+    caplog.set_level("INFO")
+    assert ablation.main(arguments(data)).ok
+    assert capsys.readouterr().out == (folder_of(data) / "ablation.md").read_text(encoding="utf-8") + "\n"
+    lines = caplog.messages
+    assert lines[0] == "ablation: 2 trainings = 2 sets x 1 size x 1 seed"
     assert lines[1] == "  0 done already, 2 to do: how long is not known before the first one is done"
     told = [line for line in lines if re.match(r"\d of 2: ", line)]
     assert len(told) == 2 and "1 of 2: gold 500, seed 42: dev F1 " in told[0] and told[0].endswith(" left")
     assert "5 steps in " in told[1] and told[1].endswith(" trainings an hour")
 
 
-def test_json_is_one_line_with_the_summary(data):
-    done = command(data, sizes="500", train="gold,fusion", seeds=1, json=1)
-    assert done.stdout.count("\n") == 1
-    line, content = json.loads(done.stdout), content_of(data)
+def test_json_is_one_line_with_the_summary(data, capsys):
+    ablation.main(arguments(data, "--json"))
+    out = capsys.readouterr().out
+    line, content = json.loads(out), content_of(data)
+    assert out.count("\n") == 1
     assert line["summary"] == content["summary"] and line["failed"] == [] and line["missing"] == 0
+
+
+def test_a_user_mistake_ends_the_command_with_exit_code_2(data):
+    with start(data, sizes="300") as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert err == "error: ablation: --sizes: '300' must be some of 250, 500, 1000, with commas between. See --help.\n"
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(data, caplog):
@@ -387,8 +415,8 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(data, caplog):
     caplog.clear()
     result = ablate(data, seeds=2, drop_labels="PERSON", dry_run=1)
     assert result.to_do == 4 and result.content == {} and all_bytes(data) == before
-    assert caplog.messages[0] == "ablation: 6 trainings = 2 sets x 1 sizes x 2 seeds + 2 for --drop_labels"
-    assert re.fullmatch(r"  --drop_labels: 1 labels of fusion 500 x 2 seeds, 2 of these trainings to do: about \d+ .*",
+    assert caplog.messages[0] == "ablation: 6 trainings = 2 sets x 1 size x 2 seeds + 2 for --drop_labels"
+    assert re.fullmatch(r"  --drop_labels: 1 label of fusion 500 x 2 seeds, 2 of these trainings to do: about \d+ .*",
                         caplog.messages[1])
     assert re.fullmatch(r"  2 done already, 4 to do: about \d+ .*", caplog.messages[2])
 
@@ -402,14 +430,14 @@ def test_all_labels_with_spans_are_left_out_one_at_a_time(data):
 
 
 def test_extension_labels_without_weight_are_told(data):
-    warning, = ablate(data).content["warnings"]  # 6 sentences: few-shot defaults
+    warning, = ablate(data, ext_weight=-1).content["warnings"]  # 6 sentences: few-shot defaults
     assert warning.endswith("Give --ext_weight to see what they are worth.") and "train_500_fusion.jsonl" in warning
 
 
 def test_a_model_of_another_size_marks_what_it_labelled(data):
     step(s7, data, model_from_pretrained=str(data / "demo" / "GLM4" / "ner" / "fusion_1000"))
     step(s8, data)
-    result = ablate(data, sizes="250,1000", train="gold,syn_fusion", ext_weight=1.0)
+    result = ablate(data, sizes="250,1000", train="gold,syn_fusion")
     notes = {(cell["train"], cell["size"]): cell["note"] for cell in result.content["summary"]}
     assert notes["syn_fusion", 250] == ("the synthetic sentences of size 250 were labelled by ner/fusion_1000/"
                                         "model.safetensors, which was not trained on this size alone")
@@ -424,11 +452,11 @@ def test_a_model_of_another_size_marks_what_it_labelled(data):
 def test_synthetic_sentences_of_unknown_origin_and_their_absence_are_told(data):
     target = data / "demo" / "GLM4" / "250" / "train_250_synthetic_target.jsonl"
     target.with_name("train_250_synthetic_target.manifest.json").unlink()
-    result = ablate(data, sizes="250", train="syn_fusion", ext_weight=1.0)
+    result = ablate(data, sizes="250", train="syn_fusion")
     assert "nothing tells which model labelled" in result.content["summary"][0]["note"]
     path = data / "demo" / "GLM4" / "250" / "train_250_syn_fusion.jsonl"
     write_rows(path, [row for row in read_rows(path) if not row.get("synthetic")])
-    result = ablate(data, sizes="250", train="syn_fusion", ext_weight=1.0)
+    result = ablate(data, sizes="250", train="syn_fusion")
     assert any("holds no synthetic sentence, so it is no more than fusion" in text for text in result.content["warnings"])
 
 
@@ -495,10 +523,17 @@ def test_labels_that_the_label_file_lacks_are_named_before_any_training(data):
         ablate(data)
 
 
-def test_every_option_of_a_training_is_handed_on_or_known_to_be_set_here():
-    mine = {f.name for f in dataclasses.fields(ablation.Options)}
-    theirs = {f.name for f in dataclasses.fields(train_ner.Options)}
-    assert theirs - mine == {"size", "output_dir", "keep_last", "tensorboard", "restart"}
+def test_every_option_that_shapes_a_model_is_handed_to_the_trainings():
+    theirs = {f.name: f for f in dataclasses.fields(train_ner.Options)}
+    mine = {f.name: f for f in dataclasses.fields(ablation.Options)}
+    shaping = set(train_ner.settings_of(train_ner.Options())) - {"size"}
+    assert shaping <= set(mine)
+    for name in shaping - {"train", "drop_labels"}:
+        assert (mine[name].default, mine[name].metadata) == (theirs[name].default, theirs[name].metadata)
+    opts = load_options(ablation.Options, ["--lr=0.5", "--warmup=7", "--seeds=2"])
+    keywords = opts.training("gold", 500, 43)
+    assert (keywords["lr"], keywords["warmup"], keywords["seed"], keywords["drop_labels"]) == (0.5, 7.0, 43, "")
+    assert load_options(train_ner.Options, False, keywords).train == "gold"
 
 
 # --- pure functions --------------------------------------------------------------------------------------------------

@@ -51,8 +51,7 @@ def build(folder: Path, *, seed: int = 0, n_head: int = 4, cnn_depth: int = 3, k
 
     build_tiny_bert(folder, seed=seed)
     bert = AutoModel.from_pretrained(folder, add_pooling_layer=False)
-    for path in folder.glob("model.safetensors"):
-        path.unlink()
+    (folder / "model.safetensors").unlink(missing_ok=True)
     hidden, labels, inner = bert.config.hidden_size, len(LABELS.names), CHANNELS // max(1, n_head)
     biaffine = {"multi_head_biaffine.W": (n_head, inner, inner, inner)} if n_head else {"U": (CHANNELS,) * 3}
     shapes = {
@@ -94,7 +93,7 @@ def reference_scores(checkpoint: Checkpoint, tokens: list[str]) -> torch.Tensor:
     t, config = checkpoint.tensors, checkpoint.config
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
     bert = BertModel(BertConfig(**config), add_pooling_layer=False).eval()
-    bert.load_state_dict({name[5:]: tensor for name, tensor in t.items() if name[:5] == "bert." and "position_ids" not in name})
+    bert.load_state_dict({name: t[f"bert.{name}"] for name in bert.state_dict()})
     pieces = [tokenizer.encode(token, add_special_tokens=False) for token in tokens]
     ids = [tokenizer.cls_token_id, *(k for word in pieces for k in word), tokenizer.sep_token_id]
     states = bert(torch.tensor([ids])).last_hidden_state[0, 1:-1]

@@ -208,6 +208,19 @@ def run_step_7(file_dir: Path, model: Path):
     return s7.main(cmd_args=False, file_dir=str(file_dir), file_name="demo", model_from_pretrained=str(model))
 
 
+def test_step_7_looks_for_a_name_that_is_no_folder_on_the_hub(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "data")
+    s4.main(cmd_args=False, file_dir=str(tmp_path / "data"), file_name="demo")
+    with pytest.raises(UserError, match="someone/ner: neither a folder here nor a model that could be fetched"):
+        run_step_7(tmp_path / "data", Path("someone/ner"))
+    with pytest.raises(UserError, match="own/model/folder: no such model folder"):
+        run_step_7(tmp_path / "data", Path("own/model/folder"))
+
+
 def test_step_7_takes_such_a_checkpoint_and_refuses_its_other_labels(tmp_path):
     write_run(tmp_path / "data")
     s4.main(cmd_args=False, file_dir=str(tmp_path / "data"), file_name="demo")

@@ -16,13 +16,16 @@ from safetensors import safe_open
 from tiny_encoders import build_tiny_bert
 from toy_sentences import LABELS, QUICK, toy_set
 
-from syn_pipelines.ner.checkpoints import Checkpoints, checkpoint_path
-from syn_pipelines.ner.data import MAX_TOKENS, LabelSet, Sentence
+from syn_pipelines.ner.checkpoints import Checkpoints
+from syn_pipelines.ner.data import MAX_TOKENS, LabelSet, Sentence, split_long
 from syn_pipelines.ner.pieces import BUCKET
 from syn_pipelines.ner.prediction import predict_stream
+from syn_pipelines.ner.side_files import checkpoint_path, log_path, tensorboard_path
 from syn_pipelines.ner.team import Team
 from syn_pipelines.ner.train_config import (
+    FEWEST_STEPS,
     LABEL_WEIGHTINGS,
+    MOST_STEPS,
     TrainConfig,
     default_weights,
     drop_labels,
@@ -31,7 +34,6 @@ from syn_pipelines.ner.train_config import (
     total_steps,
     with_weights,
 )
-from syn_pipelines.ner.train_log import log_path, tensorboard_path
 from syn_pipelines.ner.training import _Trainer, build_model, make_optimizer, score, train_model
 from syn_pipelines.utils.errors import UserError
 
@@ -56,7 +58,7 @@ def tiny_bert(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "sentences, options, steps",
-    [(50, {}, 800), (1000, {}, 2500), (4000, {}, 4000), (1000, {"epochs": 2}, 250), (1000, {"max_steps": 7}, 7),
+    [(1, {}, FEWEST_STEPS), (10**6, {}, MOST_STEPS), (1000, {"epochs": 2}, 250), (1000, {"max_steps": 7}, 7),
      (1000, {"epochs": 1, "max_steps": 200}, 125)],
 )
 def test_number_of_steps(sentences, options, steps):
@@ -264,9 +266,11 @@ def test_long_sentences_are_predicted_in_pieces_whose_offsets_are_put_back():
     model, _ = train_model(toy_set(), LABELS, QUICK)
     text = list("小明在北京上学。" * 200)
     short, long = predict_stream(model, [text[:8], text])
-    assert {"".join(text[s.start:s.end]) for s in long} == {"小明", "北京"} == {"".join(text[s.start:s.end]) for s in short}
-    assert [(s.start, s.label) for s in long] == [(k + start, label) for k in range(0, len(text), 8)
-                                                  for start, label in ((0, "PER"), (3, "LOC"))]
+    pieces = split_long(text, MAX_TOKENS)
+    assert len(pieces) == 4 and [last % 8 for _, last in pieces] == [0] * 4
+    alone = [(first + s.start, first + s.end, s.label) for first, last in pieces for s in model.predict([text[first:last]])[0]]
+    assert [(s.start, s.end, s.label) for s in long] == alone and len(alone) > 200
+    assert short == model.predict([text[:8]])[0]
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------

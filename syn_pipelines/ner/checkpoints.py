@@ -1,7 +1,6 @@
 """Checkpoints of a training: from one a killed training goes on as if nothing had happened. No pickle.
 
-A checkpoint is one safetensors file beside the model folder, ``<model folder>.checkpoint``, that appears complete or not
-at all. Its tensors are grouped by the first part of their names; all that is no tensor is JSON in its metadata.
+A checkpoint is one safetensors file beside the model folder that appears complete or not at all. Its tensors are grouped by the first part of their names; all that is no tensor is JSON in its metadata.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from syn_pipelines.ner.data import Sentence
 from syn_pipelines.ner.model import NerModel
+from syn_pipelines.ner.side_files import checkpoint_path, checkpoint_workplace, remove_checkpoint
 from syn_pipelines.ner.train_config import TrainConfig
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import differing
@@ -46,17 +46,6 @@ class Checkpoint:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def checkpoint_path(folder: Path) -> Path:
-    """The checkpoint of the training that makes this model folder."""
-    return folder.with_name(folder.name + ".checkpoint")
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Take away the checkpoint of a training that is complete, or not to go on."""
-    checkpoint_path(folder).unlink(missing_ok=True)
-    shutil.rmtree(_workplace(checkpoint_path(folder)), ignore_errors=True)
-
-
 def fingerprint_of(
     model: NerModel, sentences: Sequence[Sentence], dev: Sequence[Sentence], config: TrainConfig
 ) -> dict[str, Any]:
@@ -69,8 +58,8 @@ def fingerprint_of(
     }
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint, fingerprint: Mapping[str, Any]) -> None:
-    """Put a checkpoint in the place of the one that is there; it is on disk when this returns.
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, fingerprint: Mapping[str, Any]) -> None:
+    """Put a checkpoint in the place of the one of this model folder; it is on disk when this returns.
 
     Raises:
         UserError: it cannot be written.
@@ -79,7 +68,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, fingerprint: Mapping[st
     flat = {f"{group}/{name}": tensor.detach().cpu().contiguous().clone()
             for group, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()}
     values = json.dumps({"fingerprint": dict(fingerprint), "values": checkpoint.values})
-    workplace = _workplace(path)
+    # A folder of its own, so that nothing lasts of a writing that was killed: safetensors makes up names for its files.
+    path, workplace = checkpoint_path(folder), checkpoint_workplace(folder)
     part = workplace / path.name
     shutil.rmtree(workplace, ignore_errors=True)
     try:
@@ -143,7 +133,7 @@ class Checkpoints:
         """See ``write_checkpoint``."""
         if self._writes:
             started = time.monotonic()
-            write_checkpoint(self.path, checkpoint, self._fingerprint)
+            write_checkpoint(self._folder, checkpoint, self._fingerprint)
             self._written = time.monotonic()
             self._took = self._written - started
 
@@ -175,11 +165,6 @@ def restore_optimizer(
                 # AdamW counts its steps on the CPU, whatever the device of the weights.
                 tensor = by_name[name]
                 optimizer.state[weight][kind] = tensor if kind == "step" else tensor.to(weight.device)
-
-
-def _workplace(path: Path) -> Path:
-    """A folder of its own, so that nothing lasts of a writing that was killed: safetensors makes up names for its files."""
-    return path.with_name(f".{path.name}.part")
 
 
 def _digest(sentences: Sequence[Sentence]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syn_pipelines.ner.data import PAD_ID, UNKNOWN_ID, Vocabulary
+from syn_pipelines.ner.dropout import dropout
 from syn_pipelines.ner.pieces import Inputs, Splitter, Window, in_bucket, loading, pool_pieces, positions_of
 from syn_pipelines.utils.errors import UserError
 
@@ -87,9 +88,9 @@ class ScratchEncoder(nn.Module):
             dropped = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
             ids = ids.masked_fill(dropped & (ids != PAD_ID), UNKNOWN_ID)
         states = torch.cat([table(ids[:, column]) for column, table in enumerate(self.embeddings)], dim=-1)
-        states = F.dropout(states, self.config.dropout, self.training)
+        states = dropout(states, self.config.dropout, self.training)
         for layer in self.layers:
-            states = F.dropout(layer(states, lengths), self.config.dropout, self.training)
+            states = dropout(layer(states, lengths), self.config.dropout, self.training)
         return states
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syn_pipelines.ner.cells import BLOCK, Cells
+from syn_pipelines.ner.dropout import dropout
 
 # Nearly all cells are empty; starting at a probability of 2 % saves the first hundred steps from learning that.
 INITIAL_LOGIT = -4.0
@@ -80,7 +81,7 @@ class SpanHead(nn.Module):
         return self.classify(scores)
 
     def _drop(self, values: Tensor) -> Tensor:
-        return F.dropout(values, self.config.dropout, self.training)
+        return dropout(values, self.config.dropout, self.training)
 
     def _pair_scores(self, start: Tensor, end: Tensor, cells: Cells) -> Tensor:
         """(B, L, C) of starts and of ends to (N, C): biaffine + start + end + size."""

@@ -129,7 +129,8 @@ def load_reference(folder: Path, config: Mapping, *, base: str | None = None, la
                         f"{len(tensors['down_fc.bias'])} labels. Copy the config.json that the training saved.")
     labels = _read_labels(folder, label_file, len(tensors["down_fc.bias"]), sizes.num_target_labels)
     model = NerModel(encoder, labels, head, threshold=sizes.span_threshold)
-    model.load_state_dict(_renamed(tensors, sizes))
+    # Releases of transformers differ in which constants are part of a model's state.
+    model.load_state_dict(model.state_dict() | _renamed(tensors, sizes))
     return model.to(device).eval()
 
 
@@ -158,7 +159,8 @@ def _shapes(sizes: Sizes, encoder: PretrainedEncoder, labels: int) -> dict[str, 
     """The tensors that a checkpoint must hold."""
     channels, inner = sizes.cnn_dim, sizes.cnn_dim // (sizes.n_head or 1)
     shapes = {
-        **{f"bert.{name}": tuple(tensor.shape) for name, tensor in encoder.encoder.state_dict().items()},
+        **{f"bert.{name}": tuple(tensor.shape) for name, tensor in encoder.encoder.state_dict().items()
+           if f"bert.{name}" not in _CONSTANTS},
         "W": (channels, 2 * (channels + 1) + sizes.size_embed_dim),
         "size_embedding.weight": (SIZES, sizes.size_embed_dim),
         "head_mlp.1.weight": (channels, encoder.output_size),

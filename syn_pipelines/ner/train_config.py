@@ -11,10 +11,10 @@ from syn_pipelines.ner.data import LabelSet, Sentence
 from syn_pipelines.utils.errors import UserError, did_you_mean
 
 # Default length of a training: this many passes, but within these steps.
-DEFAULT_EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 800, 4000
-# Default loss weights of (extension labels, synthetic sentences), from that many original training sentences on: those
-# of the paper's authors.
-DEFAULT_WEIGHTS = ((0, 0.0, 1.0), (500, 0.13, 1.0))
+DEFAULT_EPOCHS, FEWEST_STEPS, MOST_STEPS = 28, 2500, 4000
+# Default loss weights of (extension labels, synthetic sentences), from that many original training sentences on. The
+# paper's authors use 0 below 500 sentences and 0.13 from there on.
+DEFAULT_WEIGHTS = ((0, 0.1, 1.0),)
 LABEL_WEIGHTINGS = ("balanced", "count", "none")
 
 
@@ -23,7 +23,7 @@ class TrainConfig:
     """Options of a training.
 
     epochs, max_steps: 0 means not given. Steps are ``max_steps``, or ``epochs`` passes, or the fewer of both; with
-        neither, 20 passes but at least 800 and at most 4,000 steps, so that tiny and large sets both end in minutes.
+        neither, 28 passes but at least 2,500 and at most 4,000 steps, so that tiny and large sets both end in minutes.
     batch_size: sentences of a step, those of all processes together.
     lr, head_lr, encoder_lr: highest learning rates: of a model trained from nothing; of the head over a pretrained
         encoder; of that encoder. They rise during the warm-up, then fall to zero.
@@ -53,7 +53,7 @@ class TrainConfig:
     average: float = 0.995
     ext_weight: float = -1.0
     syn_weight: float = -1.0
-    label_weighting: str = "balanced"
+    label_weighting: str = "none"
     swap: float = 0.3
     evaluations: int = 10
     patience: int = 0

@@ -37,11 +37,12 @@ from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, Scratch
 from syn_pipelines.ner.head import HeadConfig
 from syn_pipelines.ner.metrics import Report, Score, evaluate
 from syn_pipelines.ner.model import NerModel, fitting_threads
+from syn_pipelines.ner.optimization import WeightAverage, make_optimizer
 from syn_pipelines.ner.pieces import load_tokenizer
 from syn_pipelines.ner.prediction import predict_stream
+from syn_pipelines.ner.side_files import Row, TrainLog, tensorboard_writer
 from syn_pipelines.ner.team import Team
 from syn_pipelines.ner.train_config import TrainConfig, label_weights, rate_at, total_steps, with_weights
-from syn_pipelines.ner.train_log import Row, TrainLog, tensorboard_writer
 from syn_pipelines.ner.word_swaps import WordSwaps
 from syn_pipelines.utils.errors import UserError
 
@@ -50,14 +51,20 @@ log = logging.getLogger(__name__)
 SCRATCH = "scratch"
 # Spans wider than this are not looked for, unless a target entity of the training data is longer.
 MIN_WIDTH = 12
-# The head over an encoder trained from nothing is smaller than the paper's: a try-out must end in minutes on a CPU.
-SCRATCH_HEAD = {"channels": 96, "attention_heads": 4, "dropout": 0.3}
+# The head over an encoder trained from nothing is smaller than the paper's, for a try-out must end in minutes on a CPU.
+# There attention takes 1.5 times as long, and gained nothing (docs/results.md).
+SCRATCH_HEAD = {"channels": 64, "window": 0, "attention_heads": 4, "dropout": 0.3}
+
+
+# A training on few sentences ends with a model that is too careful at 0.5, so dev data choose among these.
+THRESHOLDS = tuple(k / 20 for k in range(4, 13))
 
 
 @dataclass
 class TrainResult:
     """What a training did. best_step: whose weights were kept; dev: their dev scores, None without dev data.
 
+    threshold: the one that dev data chose for them.
     history: for each evaluation its ``step``, the mean ``loss`` of a step since the last one, the learning rates (``lr``,
         or ``encoder_lr`` and ``head_lr``), ``sentences_per_s`` in training, and ``dev_f1``, ``dev_precision`` and
         ``dev_recall`` in percent (None without dev data).
@@ -67,6 +74,7 @@ class TrainResult:
     steps: int
     best_step: int = 0
     dev: Report | None = None
+    threshold: float = 0.5
     history: list[Row] = field(default_factory=list)
     last: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -91,8 +99,8 @@ def train_model(
         dev: chooses the kept weights by strict F1 on target labels; without it the last weights are kept.
         encoder: "scratch", or folder or hub id of a transformers encoder.
         output: model folder (which the caller writes). Beside it the training keeps a checkpoint, from which the same
-            call goes on after a kill and reaches the same weights, and a log (``train_log``). The caller removes the
-            checkpoint (``checkpoints.remove_checkpoint``) when the model is saved. None: neither is written.
+            call goes on after a kill and reaches the same weights, and a log (``side_files``). The caller removes the
+            checkpoint (``side_files.remove_checkpoint``) when the model is saved. None: neither is written.
         tensorboard: write TensorBoard files too. restart: begin anew, whatever checkpoint is there.
     Returns:
         the model in eval mode, and what happened.
@@ -152,38 +160,6 @@ def build_model(sentences: Sequence[Sentence], labels: LabelSet, encoder: str = 
     else:
         module = PretrainedEncoder(load_encoder(encoder), load_tokenizer(encoder), spaced=not dense)
     return NerModel(module, labels, head, decode=overlaps_of(sentences, targets))
-
-
-def make_optimizer(model: NerModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; a pretrained encoder and the head over it have their own rates, biases and norms have no decay.
-
-    Each group carries its highest rate as ``peak`` and that option's name as ``rate``.
-    """
-    pretrained = isinstance(model.encoder, PretrainedEncoder)
-    groups: dict[tuple[str, float], list[Tensor]] = {}
-    for name, weight in model.named_parameters():
-        rate = ("encoder_lr" if name.startswith("encoder.") else "head_lr") if pretrained else "lr"
-        decay = config.weight_decay if weight.ndim > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(weight)
-    return torch.optim.AdamW([
-        {"params": weights, "lr": getattr(config, rate), "peak": getattr(config, rate), "rate": rate, "weight_decay": decay}
-        for (rate, decay), weights in groups.items()], fused=True)
-
-
-class WeightAverage:
-    """Running mean of a model's weights: it scores steadier from one evaluation to the next than the weights do."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.steps = decay, 0
-        self.mean = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights after a step; the first steps count for more, as the start is no good mean."""
-        self.steps += 1
-        decay = min(self.decay, self.steps / (9 + self.steps))
-        weights = {name: weight for name, weight in model.state_dict().items() if weight.is_floating_point()}
-        torch._foreach_lerp_([self.mean[name] for name in weights], list(weights.values()), 1 - decay)
 
 
 class _Trainer:
@@ -316,11 +292,13 @@ class _Trainer:
         """Score the averaged weights on dev and keep them if none were better; the later of two equals stays."""
         current = {name: weight.clone() for name, weight in self.model.state_dict().items()}
         self.model.load_state_dict(self.average.mean)
-        report = score(self.model, self.dev, self.config.batch_size, self.team) if self.dev else None
+        threshold, report = self.model.threshold, None
+        if self.dev:
+            threshold, report = choose_threshold(self.model, self.dev, self.config.batch_size, self.team)
         self.model.load_state_dict(current)
         before, now = self.result.dev, report.micro if report else None
         if report is None or before is None or now.f1 >= before.micro.f1:
-            self.result.best_step, self.result.dev = self.step, report
+            self.result.best_step, self.result.dev, self.result.threshold = self.step, report, threshold
             self.best = {name: weight.to("cpu", copy=True) for name, weight in self.average.mean.items()}
         # A model that finds nothing yet has not stopped to improve.
         improved = before is None or now.f1 > before.micro.f1 or not before.micro.f1
@@ -343,7 +321,7 @@ class _Trainer:
                    **optimizer_tensors(self.optimizer, self.model)}
         return Checkpoint(tensors, {
             "step": self.step, "average_steps": self.average.steps, "stale": self.stale, "loss_sum": self.loss_sum,
-            "summed": self.summed, "best_step": self.result.best_step, "history": self.result.history,
+            "summed": self.summed, "best_step": self.result.best_step, "threshold": self.result.threshold, "history": self.result.history,
             "dev": asdict(self.result.dev) if self.result.dev else None,
         })
 
@@ -360,6 +338,7 @@ class _Trainer:
         self.step, self.stale = values["step"], values["stale"]
         self.loss_sum, self.summed = values["loss_sum"], values["summed"]
         self.result.best_step, self.result.history = values["best_step"], values["history"]
+        self.result.threshold = values["threshold"]
         if dev := values["dev"]:
             by_label = {label: Score(**counts) for label, counts in dev["by_label"].items()}
             self.result.dev = Report(Score(**dev["micro"]), by_label)
@@ -371,6 +350,7 @@ class _Trainer:
         if self.config.keep_last:
             self.result.last = self.average.mean
         self.model.load_state_dict(self.best)
+        self.model.threshold = self.result.threshold
         self.model.eval()
         return self.result
 
@@ -380,12 +360,34 @@ def seed_of(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()[:7], "big")
 
 
+def choose_threshold(
+    model: NerModel, sentences: Sequence[Sentence], batch_size: int, team: Team
+) -> tuple[float, Report]:
+    """The threshold of ``THRESHOLDS`` with the highest F1 on these sentences (of equals the nearest to 0.5), and its scores.
+
+    Spans are decoded once, at the lowest: of two that clash the higher score stays, so leaving out those below a higher
+    threshold afterwards gives what decoding at that one gives.
+    """
+    before, model.threshold = model.threshold, min(THRESHOLDS)
+    found = _predicted(model, sentences, batch_size, team)
+    model.threshold = before
+    gold, labels = [s.entities for s in sentences], model.labels.targets
+    reports = {t: evaluate(gold, [[span[:3] for span in spans if span[3] > t] for spans in found], labels)
+               for t in THRESHOLDS}
+    best = max(THRESHOLDS, key=lambda t: (reports[t].micro.f1, -abs(t - 0.5)))
+    return best, reports[best]
+
+
 def score(model: NerModel, sentences: Sequence[Sentence], batch_size: int = 16, team: Team | None = None) -> Report:
     """Strict scores of the model's target labels; extension labels of the data play no part.
 
     team: its processes share the sentences, and each gets the scores of all.
     """
-    team = team or Team(model.device)
+    found = _predicted(model, sentences, batch_size, team or Team(model.device))
+    return evaluate([s.entities for s in sentences], [[span[:3] for span in spans] for spans in found], model.labels.targets)
+
+
+def _predicted(model: NerModel, sentences: Sequence[Sentence], batch_size: int, team: Team) -> list[list[tuple]]:
+    """(start, end, label, score) of the entities found in each sentence."""
     predicted = predict_stream(model, (s.tokens for s in team.share(sentences)), batch_size)
-    found = team.gather([[(span.start, span.end, span.label) for span in spans] for spans in predicted])
-    return evaluate([s.entities for s in sentences], found, model.labels.targets)
+    return team.gather([[(span.start, span.end, span.label, span.score) for span in spans] for spans in predicted])

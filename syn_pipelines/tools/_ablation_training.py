@@ -101,6 +101,16 @@ class Workshop:
     def model_path(self, task: Task) -> Path:
         return self.folder / "models" / task.key
 
+    def files_of_model(self, task: Task) -> list[Path]:
+        """The model folder, and what the training keeps beside it, such as a checkpoint."""
+        found = self.model_path(task).parent.glob(f"*{task.key}*")
+        return [path for path in found if path.name.strip(".").split(".")[0] == task.key]
+
+    def remove_model(self, task: Task) -> None:
+        """Take away the model and all that belongs to it."""
+        for path in self.files_of_model(task):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def log_path(self, task: Task) -> Path:
         """Of a training that failed."""
         return self.folder / "logs" / f"{task.key}.log"
@@ -127,24 +137,18 @@ def train_and_score(task: Task, workshop: Workshop) -> None:
     on from its checkpoint; what these took in all is not known then, and ``seconds`` is None.
     """
     model = workshop.model_path(task)
-    begun = any(_files_of(model))
+    begun = any(workshop.files_of_model(task))
     started = time.monotonic()
     train_ner.main(cmd_args=False, **task.options, output_dir=str(model))
     seconds = None if begun else round(time.monotonic() - started, 1)
     counts = read_manifest(train_ner.weights_path(model)).get("counts", {})
-    result = {"fingerprint": task.fingerprint, "program": program_hash(), "seconds": seconds,
+    result = {"fingerprint": task.fingerprint, "program": program_hash(), "seconds": seconds, "keeps_model": workshop.keep_models,
               "steps": counts.get("steps"), "sentences": counts.get("sentences"), **_score(task, model)}
     with replacing(workshop.result_path(task)) as file:
         file.write(to_line(result))
     workshop.log_path(task).unlink(missing_ok=True)
     if not workshop.keep_models:
-        for path in _files_of(model):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _files_of(model: Path) -> list[Path]:
-    """The model folder and what the training keeps beside it, such as a checkpoint."""
-    return [path for path in model.parent.glob(f"*{model.name}*") if path.name.strip(".").split(".")[0] == model.name]
+        workshop.remove_model(task)
 
 
 def _score(task: Task, model: Path) -> dict[str, list[list[int]]]:

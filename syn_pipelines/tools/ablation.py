@@ -16,9 +16,10 @@ import json
 import logging
 import sys
 import time
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import replacing, write_json
 from syn_pipelines.utils.manifest import warn_of_stale
-from syn_pipelines.utils.options import TextOptions, at_least, command_of, load_options, option
+from syn_pipelines.utils.options import TextOptions, at_least, build_options, command_of, load_options, option
 from syn_pipelines.utils.paths import SIZES, RunPaths
 from syn_pipelines.utils.summary import duration, run_script
 
@@ -39,11 +40,18 @@ log = logging.getLogger(__name__)
 
 SETS = tuple(train_ner.MADE_BY)
 INSTALL = "pip install matplotlib"
+# Options of train_ner that differ from training to training, or that change nothing but what else is written.
+SET_HERE = {"size", "output_dir", "keep_last", "tensorboard", "restart", "export_hf"}
 
 
 def listed(value: str) -> list[str]:
     """``"a, b,a"`` -> a, b"""
     return list(dict.fromkeys(filter(None, map(str.strip, value.split(",")))))
+
+
+def many(number: int, what: str) -> str:
+    """``1 seed``, ``2 seeds``"""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def are_among(known: Sequence[Any]) -> Any:
@@ -56,15 +64,9 @@ def are_among(known: Sequence[Any]) -> Any:
     return check
 
 
-def as_in_training(name: str) -> Any:
-    """The option of train_ner with this name, its default and help included."""
-    found = next(f for f in fields(train_ner.Options) if f.name == name)
-    return field(default=found.default, metadata=found.metadata)
-
-
 @dataclass(frozen=True)
-class Options(TextOptions):
-    """Options of the ablation; most of them are handed to the trainings as they are."""
+class OwnOptions(TextOptions):
+    """What is asked; how the models are trained is added below."""
 
     sizes: str = option("250,500,1000", "sizes of the training sets, with commas between", check=are_among(SIZES))
     train: str = option("gold,fusion,syn_fusion", "training sets, with commas between", check=are_among(SETS))
@@ -76,23 +78,6 @@ class Options(TextOptions):
                                "already are not made again")
     dry_run: bool = option(False, "tell how many trainings there are and how long they take, and train nothing")
     json: bool = option(False, "print one JSON line instead of the tables")
-    from_pretrained: str = as_in_training("from_pretrained")
-    epochs: int = as_in_training("epochs")
-    max_steps: int = as_in_training("max_steps")
-    train_batch_size: int = as_in_training("train_batch_size")
-    lr: float = as_in_training("lr")
-    encoder_lr: float = as_in_training("encoder_lr")
-    head_lr: float = as_in_training("head_lr")
-    warmup: float = as_in_training("warmup")
-    weight_decay: float = as_in_training("weight_decay")
-    clip: float = as_in_training("clip")
-    ext_weight: float = as_in_training("ext_weight")
-    syn_weight: float = as_in_training("syn_weight")
-    label_weighting: str = as_in_training("label_weighting")
-    evaluations: int = as_in_training("evaluations")
-    patience: int = as_in_training("patience")
-    bf16: bool = as_in_training("bf16")
-    n_gpu: str = as_in_training("n_gpu")
 
     def training(self, train: str, size: int, seed: int, dropped: str = "") -> dict[str, Any]:
         """Keywords of train_ner for one training."""
@@ -103,7 +88,7 @@ class Options(TextOptions):
     @property
     def kinds(self) -> list[tuple[str, int]]:
         """(training set, size) of every cell of the tables, sizes rising."""
-        return [(train, size) for size in sorted(map(int, listed(self.sizes))) for train in listed(self.train)]
+        return [(train, size) for size in self.all_sizes for train in listed(self.train)]
 
     @property
     def base(self) -> tuple[str, int] | None:
@@ -113,11 +98,27 @@ class Options(TextOptions):
         with_labels = [train for train in ("fusion", "syn_fusion") if train in listed(self.train)]
         if not with_labels:
             raise UserError("--drop_labels: gold has no extension labels to leave out. Add fusion to --train.")
-        return with_labels[0], max(map(int, listed(self.sizes)))
+        return with_labels[0], self.all_sizes[-1]
+
+    @property
+    def all_sizes(self) -> list[int]:
+        return sorted(map(int, listed(self.sizes)))
 
     @property
     def all_seeds(self) -> list[int]:
         return list(range(self.seed, self.seed + self.seeds))
+
+
+def _options_of_trainings() -> list[tuple[str, Any, Any]]:
+    """Every option of train_ner that is not set here, as train_ner has it."""
+    hints = typing.get_type_hints(train_ner.Options)
+    own = {f.name for f in fields(OwnOptions)} | SET_HERE
+    return [(f.name, hints[f.name], field(default=f.default, metadata=f.metadata))
+            for f in fields(train_ner.Options) if f.name not in own]
+
+
+Options = make_dataclass("Options", _options_of_trainings(), bases=(OwnOptions,), frozen=True, namespace={
+    "__doc__": "Options of the ablation; most are those of train_ner, handed to each training.", "__module__": __name__})
 
 
 @dataclass
@@ -158,14 +159,13 @@ class Plan:
     def tell(self, jobs: int) -> None:
         """Say how many trainings there are, and how long those will take that are not done."""
         question, missing = self.question, self.missing
-        drops = [task for task in self.tasks if task.dropped]
-        log.info("ablation: %d trainings = %d sets x %d sizes x %d seeds%s", len(self.tasks), len(question.trains),
-                 len(question.sizes), len(question.seeds), f" + {len(drops)} for --drop_labels" if drops else "")
+        seeds, drops = many(len(question.seeds), "seed"), [task for task in self.tasks if task.dropped]
+        log.info("ablation: %s = %s x %s x %s%s", many(len(self.tasks), "training"), many(len(question.trains), "set"),
+                 many(len(question.sizes), "size"), seeds, f" + {len(drops)} for --drop_labels" if drops else "")
         if drops:
-            open_drops = [task for task in drops if task in missing]
-            log.info("  --drop_labels: %d labels of %s %d x %d seeds, %d of these trainings to do%s", len(question.labels),
-                     *question.base, len(question.seeds), len(open_drops),
-                     f": {self.needed(open_drops, jobs)}" if open_drops else "")
+            left = [task for task in drops if task not in self.results]
+            log.info("  --drop_labels: %s of %s %d x %s, %d of these trainings to do%s", many(len(question.labels), "label"),
+                     *question.base, seeds, len(left), f": {self.needed(left, jobs)}" if left else "")
         log.info("  %d done already, %d to do%s", len(self.results), len(missing),
                  f": {self.needed(missing, jobs)}{f' with {jobs} side by side' if jobs > 1 else ''}" if missing else "")
 
@@ -200,26 +200,24 @@ def plan(opts: Options, paths: RunPaths, workshop: Workshop) -> Plan:
     Raises:
         UserError: a file is missing or wrong, or a label cannot be left out.
     """
-    first = opts.all_seeds[0]
-    trainings = {kind: load_options(train_ner.Options, False, opts.training(*kind, first)) for kind in opts.kinds}
     base = opts.base
+    trainings = {kind: build_options(train_ner.Options, opts.training(*kind, opts.seed)) for kind in opts.kinds}
     check_files(paths, trainings.values())
     materials = {kind: Material.read(paths, training) for kind, training in trainings.items()}
     labels = dropped_labels(listed(opts.drop_labels), materials[base]) if base else {}
     new, sentences = new_sentences(paths)
-    question = Question(listed(opts.train), sorted(map(int, listed(opts.sizes))), opts.all_seeds, new, sentences, base, labels,
-                        {kind: material.mark for kind, material in materials.items() if material.mark})
-    asked = [(*kind, seed, "") for seed in opts.all_seeds for kind in opts.kinds]
-    asked += [(*base, seed, label) for seed in opts.all_seeds for label in labels] if base else []
+    marks = {kind: material.mark for kind, material in materials.items() if material.mark}
+    question = Question(listed(opts.train), opts.all_sizes, opts.all_seeds, new, sentences, base, labels, marks)
     hashes = {kind: file_hashes(paths, training) for kind, training in trainings.items()}
-    tasks = [Task(opts.training(*asking), hashes[asking[:2]]) for asking in asked]
+    asked = [(kind, seed, "") for seed in opts.all_seeds for kind in opts.kinds]
+    asked += [(base, seed, label) for seed in opts.all_seeds for label in labels]
+    tasks = [Task(opts.training(*kind, seed, label), hashes[kind]) for kind, seed, label in asked]
     results = {task: result for task in tasks if (result := workshop.result(task))}
     warnings = [text for material in materials.values() for text in material.warnings]
     for text in warnings:
         log.warning("%s", text)
     inputs = dict.fromkeys(p for training in trainings.values() for p in train_ner.Inputs.of(training, paths).paths)
-    warnings += warn_of_stale(paths, inputs)
-    return Plan(question, tasks, materials, results, warnings)
+    return Plan(question, tasks, materials, results, warnings + warn_of_stale(paths, inputs))
 
 
 def run(opts: Options) -> Ablation:
@@ -242,7 +240,8 @@ def run(opts: Options) -> Ablation:
             raise
         _publish(opts, workshop, planned, result)
     result.to_do = len(planned.missing)
-    log.info("wrote %s", ", ".join(result.outputs))
+    if result.outputs:
+        log.info("wrote %s", ", ".join(result.outputs))
     return result
 
 
@@ -268,33 +267,42 @@ def _told(trained: Iterator[tuple[Task, str]], planned: Plan, workshop: Workshop
 
 def _publish(opts: Options, workshop: Workshop, planned: Plan, result: Ablation) -> None:
     """Write ablation.json, the tables and the plot of what is done; nothing when that is nothing."""
+    found = {task: workshop.result(task) for task in planned.missing}  # an interrupt may come right after one was stored
+    planned.results |= {task: stored for task, stored in found.items() if stored}
     results = {task: planned.results[task] for task in planned.tasks if task in planned.results}
     if not results:
         return
-    question = planned.question
     others = sum(r.get("program") != program_hash() for r in results.values())
     if others:
         planned.warnings.append(f"{others} of {len(results)} results were made by another version of this program. Remove "
                                 f"{workshop.folder / 'results'} to train all again.")
         log.warning("%s", planned.warnings[-1])
-    silent = {"file_dir", "config", "jobs", "keep_models", "dry_run", "json", "n_gpu"}
-    result.content = {
-        "file_name": opts.file_name, "save_type_name": opts.save_type_name, "train": list(question.trains),
-        "sizes": list(question.sizes), "seeds": list(question.seeds),
-        "options": {f.name: getattr(opts, f.name) for f in fields(opts) if f.name not in silent},
-        "test": {"sentences": question.sentences, "new": len(question.new)}, "missing": len(planned.missing),
-        **report(question, results), "warnings": planned.warnings,
-    }
+    result.content = _content(opts, planned, results)
     result.markdown = markdown(result.content, _command(opts))
     write_json(workshop.folder / "ablation.json", result.content)
     files = {"md": result.markdown.encode("utf-8"), **_plots(workshop.folder, result.content)}
     for kind, content in files.items():
         with replacing(workshop.folder / f"ablation.{kind}") as file:
             file.write(content)
+    for task, stored in results.items():  # a kill may have come before its model was removed
+        if not stored.get("keeps_model"):
+            workshop.remove_model(task)
     for name in ("models", "logs"):  # nothing is left in them where all went well
         with suppress(OSError):
             (workshop.folder / name).rmdir()
     result.outputs = [str(workshop.folder / f"ablation.{kind}") for kind in ("json", *files)]
+
+
+def _content(opts: Options, planned: Plan, results: Mapping[Task, Result]) -> dict[str, Any]:
+    """That of ablation.json."""
+    question, silent = planned.question, {"file_dir", "config", "jobs", "keep_models", "dry_run", "json", "n_gpu"}
+    return {
+        "file_name": opts.file_name, "save_type_name": opts.save_type_name, "train": list(question.trains),
+        "sizes": list(question.sizes), "seeds": list(question.seeds),
+        "options": {f.name: getattr(opts, f.name) for f in fields(opts) if f.name not in silent},
+        "test": {"sentences": question.sentences, "new": len(question.new)}, "missing": len(planned.missing),
+        **report(question, results), "warnings": planned.warnings,
+    }
 
 
 def _plots(folder: Path, content: Mapping[str, Any]) -> dict[str, bytes]:

@@ -1,7 +1,8 @@
-"""The log of a training beside its model folder: a JSON line for each evaluation, and TensorBoard files when asked for.
+"""What a training keeps beside its model folder. No torch here.
 
-    <model folder>.log.jsonl     rows as ``TrainResult.history`` describes them
-    <model folder>.tensorboard/  the same numbers as curves
+    <model folder>.checkpoint    from which a killed training goes on (``checkpoints``); gone when the model is complete
+    <model folder>.log.jsonl     a JSON line for each evaluation, as ``TrainResult.history`` describes them
+    <model folder>.tensorboard/  the same numbers as curves, when asked for
 """
 
 from __future__ import annotations
@@ -14,6 +15,22 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import write_jsonl
 
 Row = dict[str, Any]
+
+
+def checkpoint_path(folder: Path) -> Path:
+    """The checkpoint of the training that makes this model folder."""
+    return folder.with_name(folder.name + ".checkpoint")
+
+
+def checkpoint_workplace(folder: Path) -> Path:
+    """A folder in which checkpoints are written before they take their place."""
+    return folder.with_name(f".{folder.name}.checkpoint.part")
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Take away the checkpoint of a training that is complete, or not to go on."""
+    checkpoint_path(folder).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint_workplace(folder), ignore_errors=True)
 
 
 def log_path(folder: Path) -> Path:
