@@ -430,8 +430,8 @@ def test_all_labels_with_spans_are_left_out_one_at_a_time(data):
 
 
 def test_extension_labels_without_weight_are_told(data):
-    warning, = ablate(data, ext_weight=-1).content["warnings"]  # 6 sentences: few-shot defaults
-    assert warning.endswith("Give --ext_weight to see what they are worth.") and "train_500_fusion.jsonl" in warning
+    warning, = ablate(data, ext_weight=0).content["warnings"]
+    assert warning.endswith("Give another --ext_weight to see what they are worth.") and "train_500_fusion.jsonl" in warning
 
 
 def test_a_model_of_another_size_marks_what_it_labelled(data):

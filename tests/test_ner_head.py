@@ -56,12 +56,37 @@ def test_cells_are_those_of_each_sentence_in_order(lengths, max_width, window):
     assert all(count_cells(n, max_width, window) >= len(listed_cells(n, max_width, window)) for n in lengths)
 
 
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 80), min_size=1, max_size=5), WIDTHS, st.integers(0, 4))
+def test_groups_hold_every_cell_once_and_places_find_the_spans(lengths, max_width, window):
+    cells, longest = cells_of(lengths, max_width, window), max(lengths)
+    pairs = []  # (token number of the start, of the last) in working order
+    for group in cells.groups:
+        columns, starts = group.distances.shape
+        block, place = group.picked // (columns * starts), group.picked % (columns * starts)
+        start, last = group.starts[block, place % starts], group.ends[block, place // starts]
+        assert torch.equal(group.distances.flatten()[place], last - start)
+        pairs += zip(start.tolist(), last.tolist())
+    base = cells.sentence * longest
+    assert sorted(pairs) == sorted(zip((base + cells.start).tolist(), (base + cells.last).tolist()))
+    assert [pairs[k] for k in cells.places.tolist()] == [
+        (b * longest + i, b * longest + j) for b, i, j in zip(*(part[cells.spans].tolist() for part in (
+            cells.sentence, cells.start, cells.last)))]
+
+
+def test_cells_move_whole_to_another_device():
+    moved = cells_of([40, 3], None, 3).to("meta")
+    tensors = [moved.sentence, moved.mask, moved.places, *(getattr(group, name) for group in moved.groups
+                                                          for name in ("starts", "ends", "distances", "picked"))]
+    assert {tensor.device.type for tensor in tensors} == {"meta"} and moved.sentences == 2
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=4), WIDTHS, st.sampled_from([0, 1, 3]), st.integers(0, 9))
 def test_logits_equal_the_dense_square_of_each_sentence_alone(lengths, max_width, window, seed):
     torch.manual_seed(seed)
     head = SpanHead(8, 3, HeadConfig(max_width, window=window, **CONFIG)).eval()
-    states = torch.randn(len(lengths), max(lengths), 8)
+    states = torch.randn(len(lengths), max(lengths) + seed % 3, 8)  # encoders may pad further than the longest sentence
     cells = cells_of(lengths, max_width, window)
     with torch.no_grad():
         logits = head(states, cells)
@@ -81,6 +106,28 @@ def test_gradients_equal_those_of_the_dense_square(max_width):
         gradients.append(torch.autograd.grad(logits.sigmoid().sum(), list(head.parameters())))
     for ours, dense in zip(*gradients):
         torch.testing.assert_close(ours, dense, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("max_width, window", [(None, 3), (4, 2), (3, 0)])
+def test_gradients_of_states_are_those_of_finite_differences(max_width, window):
+    torch.manual_seed(2)
+    config = HeadConfig(max_width, channels=8, biaffine_heads=2, attention_heads=2, size_embedding=3, window=window)
+    head = SpanHead(4, 2, config).double().eval()
+    states, cells = torch.randn(2, 19, 4, dtype=torch.double, requires_grad=True), cells_of([19, 5], max_width, window)
+    assert torch.autograd.gradcheck(lambda states: head(states, cells), (states,))
+
+
+def test_training_in_bfloat16_gives_about_the_gradients_of_float32():
+    torch.manual_seed(3)
+    head, cells = SpanHead(8, 3, HeadConfig(4, **CONFIG)).eval(), cells_of([30, 11], 4, 3)
+    states = torch.randn(2, 30, 8)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = head(states, cells)
+        gradients.append(torch.autograd.grad(logits.float().sigmoid().sum(), list(head.parameters())))
+    for exact, rough in zip(*gradients):
+        assert rough.dtype == torch.float32 and (rough - exact).norm() < 0.1 * exact.norm() + 1e-2
 
 
 def test_channels_that_heads_cannot_share_are_refused():

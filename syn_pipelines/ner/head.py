@@ -22,8 +22,6 @@ from syn_pipelines.ner.dropout import dropout
 INITIAL_LOGIT = -4.0
 # Distances of last token and start from -15 to 14, those beyond share the outer ones.
 SIZES, SIZE_OFFSET = 30, 15
-# Starts whose biaffine scores are computed together when spans have a widest width.
-STARTS = 16
 
 
 @dataclass(frozen=True)
@@ -70,97 +68,74 @@ class SpanHead(nn.Module):
         nn.init.constant_(self.classify.bias, INITIAL_LOGIT)
 
     def forward(self, states: Tensor, cells: Cells) -> Tensor:
-        """(B, L, D) to logits (M, K), one row for each span of ``cells``."""
+        """(B, L or more, D) to logits (M, K), one row for each span of ``cells``."""
+        states = states[:, : cells.longest]
         start = F.leaky_relu(self.start(self._drop(states)))
         end = F.leaky_relu(self.end(self._drop(states)))
         scores = self._pair_scores(start, end, cells)
-        if self.attention is None:
-            scores = scores[cells.spans]
-        else:
-            scores = self.attention(scores, cells)
-        return self.classify(scores)
+        scores = torch.cat(scores) if self.attention is None else self.attention(scores, cells)
+        return self.classify(scores).index_select(0, cells.places)
 
     def _drop(self, values: Tensor) -> Tensor:
         return dropout(values, self.config.dropout, self.training)
 
-    def _pair_scores(self, start: Tensor, end: Tensor, cells: Cells) -> Tensor:
-        """(B, L, C) of starts and of ends to (N, C): biaffine + start + end + size."""
-        grid = _Grid.of(start.shape[1], self.config)
-        heads = self.config.biaffine_heads
-        batch, length, size = start.shape
-        inner = size // heads
-        spare = grid.blocks * grid.starts - length
-        # (B, L, C) -> (heads, B * blocks * starts, inner) -> (heads, B * blocks, inner of the end, starts * out)
-        left = F.pad(start, (0, 0, 0, spare)).view(-1, heads, inner).transpose(0, 1)
-        left = torch.bmm(left, self.biaffine.transpose(1, 2).transpose(2, 3).reshape(heads, inner, inner * inner))
-        left = left.view(heads, batch * grid.blocks, grid.starts, inner, inner).transpose(2, 3)
-        right = grid.ends_of(end).view(batch * grid.blocks, grid.columns, heads, inner).permute(2, 0, 1, 3)
-        pairs = torch.matmul(right, left.reshape(heads, batch * grid.blocks, inner, grid.starts * inner))
-        pairs = pairs.view(heads, batch * grid.blocks, grid.columns, grid.starts, inner)
-        start_score = F.pad(self.start_score(self._drop(start)), (0, 0, 0, spare))
-        pairs += start_score.view(batch * grid.blocks, 1, grid.starts, heads, inner).permute(3, 0, 1, 2, 4)
-        end_score = grid.ends_of(self.end_score(self._drop(end)))
-        pairs += end_score.view(batch * grid.blocks, grid.columns, 1, heads, inner).permute(3, 0, 1, 2, 4)
-        sizes = self.size_score(self._drop(self.size(grid.sizes(start.device))))
-        pairs += sizes.view(1, grid.columns, grid.starts, heads, inner).permute(3, 0, 1, 2, 4)
-        block, place = grid.find(cells)
-        pairs = pairs.view(heads, batch * grid.blocks, grid.columns * grid.starts, inner)
-        return _Pick.apply(pairs, block, place).reshape(-1, size)
+    def _pair_scores(self, start: Tensor, end: Tensor, cells: Cells) -> list[Tensor]:
+        """(B, L, C) of starts and of ends to (n, C) of each group's cells: biaffine + start + end + size."""
+        start = torch.cat([start, self.start_score(self._drop(start))], dim=-1).flatten(0, 1)
+        end = torch.cat([end, self.end_score(self._drop(end))], dim=-1).flatten(0, 1)
+        heads, inner = self.biaffine.shape[:2]
+        # (heads, of the start, out * of the end); under autocast of the same type as the vectors, also for the gradient.
+        weight = self.biaffine.transpose(1, 2).reshape(heads, inner, inner * inner).to(start.dtype)
+        parts = []
+        for group in cells.groups:
+            # (2, heads, blocks, starts or columns, inner): what is multiplied, and what is added.
+            left, start_score = F.embedding(group.starts, start).unflatten(-1, (2, heads, inner)).permute(2, 3, 0, 1, 4)
+            right, end_score = F.embedding(group.ends, end).unflatten(-1, (2, heads, inner)).permute(2, 3, 0, 1, 4)
+            sizes = group.distances.clamp(-SIZE_OFFSET, SIZES - 1 - SIZE_OFFSET) + SIZE_OFFSET
+            size_score = self.size_score(self._drop(self.size(sizes))).unflatten(-1, (heads, inner)).permute(2, 0, 1, 3)
+            parts.append(_PairScores.apply(left.flatten(1, 2), right.flatten(0, 1), weight, start_score[:, :, None],
+                                           end_score[:, :, :, None], size_score[:, None], group.picked).flatten(1))
+        return parts
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """How starts are put into blocks, whose scores with all ends in reach are one matrix product.
+class _PairScores(torch.autograd.Function):
+    """Biaffine scores of blocks of starts with their ends, plus ``start + end + size``, at the picked places.
 
-    Without a limit of the width a single block holds all starts and ends. left: ends before a block's first start.
+    left: (heads, blocks * starts, inner). right: (heads * blocks, columns, inner). weight: (heads, inner of the start,
+    out * inner of the end). start, end, size: what broadcasts to (heads, blocks, columns, starts, out). picked: (n,) of
+    the blocks * columns * starts. Gives (n, heads, out).
+
+    A function of its own to keep nothing that is large: the scores are added to in place and picked from, the products
+    of starts and weight, 50 times their operands, are made again for the gradient. And as each place is picked once, its
+    gradient is put, not added: three times as fast, and repeatable on a GPU.
     """
 
-    starts: int
-    blocks: int
-    left: int
-    columns: int
-
-    @classmethod
-    def of(cls, length: int, config: HeadConfig) -> _Grid:
-        if config.max_width is None or 2 * (config.max_width + STARTS) > length:
-            return cls(length, 1, 0, length)
-        return cls(STARTS, -(-length // STARTS), config.window, STARTS + config.max_width - 1 + config.window)
-
-    def ends_of(self, ends: Tensor) -> Tensor:
-        """(B, L, C) to (B, blocks, columns, C): the ends in reach of each block."""
-        if self.blocks == 1 and not self.left:
-            return ends[:, None]
-        right = (self.blocks - 1) * self.starts + self.columns - self.left - ends.shape[1]
-        return F.pad(ends, (0, 0, self.left, right)).unfold(1, self.columns, self.starts).transpose(2, 3).contiguous()
-
-    def sizes(self, device: torch.device) -> Tensor:
-        """(columns, starts) numbers of the size embedding."""
-        last = torch.arange(self.columns, device=device)[:, None] - self.left
-        return (last - torch.arange(self.starts, device=device)).clamp(-SIZE_OFFSET, SIZES - 1 - SIZE_OFFSET) + SIZE_OFFSET
-
-    def find(self, cells: Cells) -> tuple[Tensor, Tensor]:
-        """(N,) block and (N,) place of each cell among its block's columns * starts."""
-        block = cells.start // self.starts
-        place = (cells.last - block * self.starts + self.left) * self.starts + cells.start % self.starts
-        return cells.sentence * self.blocks + block, place
-
-
-class _Pick(torch.autograd.Function):
-    """``grid[:, block, place]`` as (N, heads, inner). Each place is picked once, so that the gradient is put, not added:
-    three times as fast, and repeatable on a GPU."""
-
     @staticmethod
-    def forward(ctx, grid: Tensor, block: Tensor, place: Tensor) -> Tensor:
-        ctx.save_for_backward(block, place)
-        ctx.shape = grid.shape
-        return grid.permute(1, 2, 0, 3)[block, place]
+    def forward(ctx, left: Tensor, right: Tensor, weight: Tensor, start: Tensor, end: Tensor, size: Tensor,
+                picked: Tensor) -> Tensor:
+        ctx.save_for_backward(left, right, weight, picked)
+        ctx.shape = torch.broadcast_shapes(start.shape, end.shape)
+        scores = torch.bmm(right, _products(left, weight, right).transpose(1, 2)).view(ctx.shape)
+        for part in (start, end, size):
+            scores += part
+        return scores.flatten(1, 3).transpose(0, 1)[picked]
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        block, place = ctx.saved_tensors
-        result = grad.new_zeros(ctx.shape)
-        result.permute(1, 2, 0, 3)[block, place] = grad
-        return result, None, None
+        left, right, weight, picked = ctx.saved_tensors
+        scores = grad.new_zeros(ctx.shape)
+        scores.flatten(1, 3).transpose(0, 1)[picked] = grad
+        start, end, size = (scores.sum(dim, keepdim=True) for dim in (2, 3, 1))
+        scores = scores.view(len(right), right.shape[1], -1)
+        to_right = torch.bmm(scores, _products(left, weight, right))
+        products = torch.bmm(scores.transpose(1, 2), right).view(len(left), left.shape[1], -1)
+        to_left, to_weight = torch.bmm(products, weight.transpose(1, 2)), torch.bmm(left.transpose(1, 2), products)
+        return to_left, to_right, to_weight, start, end, size, None
+
+
+def _products(left: Tensor, weight: Tensor, right: Tensor) -> Tensor:
+    """(heads * blocks, starts * out, inner of the end): starts times weight, see ``_PairScores``."""
+    return torch.bmm(left, weight).view(len(right), -1, right.shape[2])
 
 
 class LocalAttention(nn.Module):
@@ -176,19 +151,43 @@ class LocalAttention(nn.Module):
         nn.init.zeros_(self.project_in.bias)
         nn.init.zeros_(self.project_out.bias)
 
-    def forward(self, scores: Tensor, cells: Cells) -> Tensor:
-        """(N, C) of all cells to (M, C) of the spans."""
-        count, size = scores.shape
-        spare = -count % BLOCK
-        queries, keys, values = self.project_in(scores).chunk(3, dim=-1)
-        queries = F.pad(queries, (0, 0, 0, spare)).view(-1, BLOCK, self.heads, size // self.heads).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(queries, self._around(keys, spare), self._around(values, spare),
+    def forward(self, scores: list[Tensor], cells: Cells) -> Tensor:
+        """Parts of (N, C) to (N and a few more, C), in working order."""
+        size, window = scores[0].shape[1], self.window
+        # Rows that nobody reads: the window before the first cell, that after the last, what the last block lacks.
+        before, after = scores[0].new_zeros(window, size), scores[0].new_zeros(window - sum(map(len, scores)) % -BLOCK, size)
+        rows = torch.cat([before, *scores, after])
+        # Three products, not one: the parts of a single result would have to be cut out, and their gradients put together.
+        queries, keys, values = (F.linear(rows, weight, bias) for weight, bias in
+                                 zip(self.project_in.weight.chunk(3), self.project_in.bias.chunk(3)))
+        blocks = (_Blocks.apply(queries, window, 0), _Blocks.apply(keys, window, window), _Blocks.apply(values, window, window))
+        mixed = F.scaled_dot_product_attention(*(x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in blocks),
                                                attn_mask=cells.mask)
-        mixed = mixed.transpose(1, 2).reshape(-1, size)[cells.spans]
-        return scores[cells.spans] + self.norm(self.project_out(mixed))
+        mixed = mixed.transpose(1, 2).flatten(2)
+        return (_Blocks.apply(rows, window, 0) + self.norm(self.project_out(mixed))).flatten(0, 1)
 
-    def _around(self, cells: Tensor, spare: int) -> Tensor:
-        """(N, C) to (blocks, heads, BLOCK + 2 * window, C / heads): what each block of queries may read."""
-        padded = F.pad(cells, (0, 0, self.window, self.window + spare))
-        blocks = padded.unfold(0, BLOCK + 2 * self.window, BLOCK)
-        return blocks.view(len(blocks), self.heads, -1, blocks.shape[-1]).transpose(2, 3)
+
+class _Blocks(torch.autograd.Function):
+    """(edge + blocks * BLOCK + edge, C) to (blocks, BLOCK + 2 * halo, C): each block's rows and ``halo`` on both sides.
+
+    A view; and its gradient is one copy and two small sums, where torch would fill with zeros and add row by row. halo:
+    0 or edge.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, edge: int, halo: int) -> Tensor:
+        ctx.edge, ctx.halo = edge, halo
+        return rows[edge - halo : len(rows) - edge + halo].unfold(0, BLOCK + 2 * halo, BLOCK).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        edge, halo = ctx.edge, ctx.halo
+        result = grad.new_empty(len(grad) * BLOCK + 2 * edge, grad.shape[2])
+        own = result[edge:-edge].view(len(grad), BLOCK, -1)
+        own.copy_(grad[:, halo : halo + BLOCK])
+        result[:edge] = result[-edge:] = 0
+        if halo:
+            result[:edge], result[-edge:] = grad[0, :halo], grad[-1, -halo:]
+            own[1:, :halo] += grad[:-1, -halo:]
+            own[:-1, -halo:] += grad[1:, :halo]
+        return result, None, None

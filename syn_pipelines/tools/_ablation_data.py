@@ -108,8 +108,8 @@ class Material:
         if read_manifest(inputs.train).get("complete") is False:
             self.warnings.append(f"{inputs.train}: was made of a part of the sentences only (--limit).")
         if self.spans and not any(self.weights[name] for name in self.spans):
-            self.warnings.append(f"{inputs.train}: the extension labels have the loss weight 0, which is the default for so few "
-                                 "sentences, and teach nothing. Give --ext_weight to see what they are worth.")
+            self.warnings.append(f"{inputs.train}: the extension labels have the loss weight 0 and teach nothing. Give another "
+                                 "--ext_weight to see what they are worth.")
 
 
 def step_7_mark(paths: RunPaths, size: int) -> str:
