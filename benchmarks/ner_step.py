@@ -16,75 +16,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from ner_gpu import bert_base
 from ner_reference import ReferenceModel
+from ner_work import CAPPED_WIDTH, Bert, GivenStates, Work, label_set, read_lengths, shuffled_batches, work_of
 from peak_memory import peak_of_tensors
-from torch import Tensor, nn
+from torch import nn
 
 from syn_pipelines.ner.cells import cells_of
-from syn_pipelines.ner.data import LabelSet, Sentence
 from syn_pipelines.ner.head import HeadConfig
 from syn_pipelines.ner.model import Batch, NerModel
-from syn_pipelines.utils.records import read_sentences
 
-LENGTHS = Path(__file__).with_name("ner_lengths.txt")
-TARGETS, EXTENSIONS = 8, 25
-# The width cap of our trainer, see training.MIN_WIDTH.
-CAPPED_WIDTH = 12
 LEAST_SPEEDUP, MOST_MEMORY = 3.0, 0.5
 
 
 class BenchmarkError(Exception):
     """The two sides did not compute the same."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One batch. inputs: what the encoder takes; gold_square: (B, L, L, K) of 0 and 1, what the plain side reads."""
-
-    lengths: tuple[int, ...]
-    inputs: dict[str, Tensor]
-    sentences: list[Sentence]
-    gold_square: Tensor
-
-
-class GivenStates(nn.Module):
-    """No encoder: the states are the input."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.output_size = size
-
-    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
-        return states
-
-
-class Bert(nn.Module):
-    """A BERT encoder with random weights, one piece a token and no special tokens."""
-
-    def __init__(self, layers: int, hidden: int) -> None:
-        from transformers import BertConfig, BertModel
-
-        super().__init__()
-        config = BertConfig(vocab_size=4000, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4,
-                            intermediate_size=4 * hidden)
-        self.encoder = BertModel(config, add_pooling_layer=False)
-        self.output_size = hidden
-
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        real = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-        return self.encoder(input_ids=ids, attention_mask=real.long()).last_hidden_state
 
 
 Step = Callable[[Work], None]
@@ -111,44 +65,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return flags
 
 
-def read_lengths(files: Sequence[str] | None) -> list[int]:
-    """Tokens of each sentence, in the order of the files."""
-    if not files:
-        return [int(number) for number in LENGTHS.read_text(encoding="utf-8").split()]
-    return [len(sentence["text"]) for name in files for sentence in read_sentences(Path(name)) if sentence["text"]]
-
-
-def shuffled_batches(lengths: Sequence[int], size: int, count: int) -> list[tuple[int, ...]]:
-    """The first batches of an epoch in random order, as the plain side's trainer makes them."""
-    order = random.Random(0).sample(list(lengths), len(lengths))
-    return list(islice(zip(*[iter(order)] * size), count))
-
-
-def gold_of(lengths: Sequence[int], chance: random.Random) -> list[Sentence]:
-    """A target span or two and an extension span for every second token, as fused labels have them."""
-    sentences = []
-    for length in lengths:
-        starts = [(chance.randrange(length), f"T{chance.randrange(TARGETS)}") for _ in range(2)]
-        starts += [(start, f"X{chance.randrange(EXTENSIONS)}") for start in range(0, length, 2)]
-        spans = tuple((start, min(length, start + chance.randint(1, 4)), label) for start, label in starts)
-        sentences.append(Sentence(("x",) * length, tuple(dict.fromkeys(spans))))
-    return sentences
-
-
-def work_of(lengths: tuple[int, ...], encoder: nn.Module, labels: LabelSet) -> Work:
-    """Random states or ids, random gold spans."""
-    sentences, longest = gold_of(lengths, random.Random(sum(lengths))), max(lengths)
-    square = torch.zeros(len(lengths), longest, longest, len(labels.names))
-    for b, sentence in enumerate(sentences):
-        for start, end, label in sentence.entities:
-            square[b, start, end - 1, labels.names.index(label)] = 1
-    if isinstance(encoder, Bert):
-        tensor = {"ids": torch.randint(4000, (len(lengths), longest))}
-    else:
-        tensor = {"states": torch.randn(len(lengths), longest, encoder.output_size).requires_grad_()}
-    return Work(lengths, {**tensor, "lengths": torch.tensor(lengths)}, sentences, square)
-
-
 def our_batch(model: NerModel, work: Work) -> Batch:
     """The batch with its cells, as ``NerModel.collate`` makes it."""
     return Batch(work.inputs, cells_of(work.lengths, model.max_width, model.head.config.window))
@@ -156,7 +72,7 @@ def our_batch(model: NerModel, work: Work) -> Batch:
 
 def steps_of(models: dict[str, nn.Module], *, optimize: bool) -> dict[str, Step]:
     """What is measured: loss and gradients of one batch, with ``optimize`` the weights' update as well."""
-    weights = torch.rand(TARGETS + EXTENSIONS)
+    weights = torch.rand(len(label_set().names))
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer | None, work: Work) -> None:
         if isinstance(model, NerModel):
@@ -180,7 +96,7 @@ def steps_of(models: dict[str, nn.Module], *, optimize: bool) -> dict[str, Step]
 
 def build(encoder: nn.Module, fused: bool) -> dict[str, nn.Module]:
     """The plain side and both of ours with the same weights over the same encoder."""
-    labels = LabelSet(tuple(f"T{k}" for k in range(TARGETS)), tuple(f"X{k}" for k in range(EXTENSIONS)))
+    labels = label_set()
     ours, capped = NerModel(encoder, labels, HeadConfig()), NerModel(encoder, labels, HeadConfig(CAPPED_WIDTH))
     capped.load_state_dict(ours.state_dict())
     plain = ReferenceModel(encoder, len(labels.names), HeadConfig(), fused=fused)
@@ -214,14 +130,16 @@ def measure(models: dict[str, nn.Module], batches: Sequence[tuple[int, ...]], ro
     peaks = {name: 0 for name in steps}
     for work in works:  # also the warm-up
         for name, step in steps.items():
-            peaks[name] = max(peaks[name], peak_of_tensors(lambda: step(work)))
+            peaks[name] = max(peaks[name], peak_of_tensors(partial(step, work)))
     seconds = {name: [[] for _ in works] for name in steps}
+    # With one thread the processor's time, which other programs on the machine lengthen less than they do the clock's.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for _ in range(rounds):
         for k, work in enumerate(works):
             for name, step in steps.items():
-                started = time.process_time()
+                started = clock()
                 step(work)
-                seconds[name][k].append(time.process_time() - started)
+                seconds[name][k].append(clock() - started)
     return {name: (sum(map(statistics.median, seconds[name])), peaks[name]) for name in steps}
 
 
@@ -283,8 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not torch.cuda.is_available():
             _say("--device=cuda, but torch finds no GPU")
             return 1
-        found = bert_base("cuda", read_lengths(flags.data), peak_tflops=flags.peak_tflops, rounds=flags.rounds)
-        print(json.dumps(found, indent=2))
+        print(json.dumps(bert_base("cuda", read_lengths(flags.data), peak_tflops=flags.peak_tflops), indent=2))
         return 0
     try:
         rows = run(flags)

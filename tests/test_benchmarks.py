@@ -146,3 +146,116 @@ def test_requests_are_the_projects_own_questions(requests_module, mode):
         assert sentence.text in request.messages[-1]["content"] and "{{" not in request.messages[-1]["content"]
         assert request.constraint.mode == mode and list(request.constraint.tokens) == sentence.tokens
         assert request.constraint.labels and request.temperature == 0 and request.max_new_tokens > 0
+
+
+# --- the span model ----------------------------------------------------------------------------------------------
+
+NER_ROW = {"setting", "speedup", "memory_ratio", "reference_s", "ours_s", "reference_mb", "ours_mb"}
+
+
+@pytest.fixture
+def ner_modules(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import ner_step
+    import ner_work
+    import peak_memory
+
+    return ner_step, ner_work, peak_memory
+
+
+def test_the_peak_counts_what_was_live_at_once_and_nothing_from_before(ner_modules):
+    import torch
+
+    peak_of_tensors = ner_modules[2].peak_of_tensors
+    before = [torch.zeros(3_000_000)]
+
+    def call():
+        first = torch.zeros(1_000_000)  # 4 MB
+        second = first + before[0][:1_000_000]  # 8 MB
+        del first
+        before.clear()
+        torch.zeros(500_000)  # 6 MB
+        return second
+
+    assert peak_of_tensors(call) == 8_000_000
+    layers = torch.nn.Sequential(torch.nn.Linear(100, 10_000, bias=False), torch.nn.ReLU())
+    states = torch.zeros(100, 100)
+    assert peak_of_tensors(lambda: layers(states)) == 2 * 4_000_000  # both results live at once
+    assert 2 * 4_000_000 < peak_of_tensors(lambda: layers(states).sum().backward()) <= 3 * 4_000_000 + 4_000_100
+
+
+def test_ner_step_reports_every_setting_for_all_spans_and_for_narrow_ones(tmp_path):
+    data = tmp_path / "train.jsonl"
+    rows = ['{"text": ' + json.dumps(["x"] * length) + ', "entities": []}' for length in (9, 3, 20, 14, 5)]
+    data.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    done = ner_script("ner_step.py", "--json", "--rounds=1", "--batches=1", "--hidden=16", "--data", str(data))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert len({row["setting"] for row in figures}) == len(figures) == 8
+    for row in figures:
+        assert set(row) == NER_ROW and all(row[name] > 0 for name in NER_ROW - {"setting"})
+        assert row["memory_ratio"] == pytest.approx(row["ours_mb"] / row["reference_mb"], abs=0.02)
+        assert row["memory_ratio"] < 1
+    assert done.stderr.count("scores of a sentence alone differ by") == 2
+
+
+def test_ner_step_stops_where_the_two_sides_differ(ner_modules):
+    import torch
+
+    ner_step, ner_work, _ = ner_modules
+    torch.manual_seed(0)
+    models = ner_step.build(ner_work.GivenStates(16), fused=False)
+    assert ner_step.check(models) < 1e-4
+    with torch.no_grad():
+        models["ours"].head.end_score.weight += 0.01
+    with pytest.raises(ner_step.BenchmarkError, match="40 tokens the two sides' scores differ"):
+        ner_step.check(models)
+
+
+def test_fused_attention_of_the_plain_side_gives_the_same_scores(ner_modules):
+    import torch
+
+    ner_step, ner_work, _ = ner_modules
+    torch.manual_seed(0)
+    assert ner_step.check(ner_step.build(ner_work.GivenStates(16), fused=True)) < 1e-4
+
+
+def test_recorded_lengths_are_those_of_the_weibo_training_set(ner_modules):
+    data = SCRIPT.parents[2] / "shared" / "data" / "weibo" / "weiboNER_2nd_conll.train"
+    if not data.is_file():
+        pytest.skip(f"{data} is not there")
+    sentences = data.read_text(encoding="utf-8").strip().split("\n\n")
+    assert ner_modules[1].read_lengths(None) == [len(sentence.splitlines()) for sentence in sentences]
+
+
+def test_training_and_prediction_over_bert_stand_beside_their_bounds(ner_modules):
+    from ner_gpu import bert_base
+
+    found = bert_base("cpu", [5, 9, 20], peak_tflops=1.0, steps=2, sentences=8, batch_size=4, layers=1, hidden=64)
+    for speed, bound, share in (("train_steps_per_s", "train_bound_steps_per_s", "train_share_of_bound"),
+                                ("predict_sentences_per_s", "predict_bound_sentences_per_s", "predict_share_of_bound")):
+        assert found[share] == pytest.approx(found[speed] / found[bound]) and found[speed] > 0
+    assert found["train_peak_mb"] > 0
+
+
+def test_ner_predict_reads_exactly_the_text_it_was_asked_for(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from ner_predict import text
+
+    assert sum(map(len, text(1234))) == 1234 and list(text(300)) == list(text(300))
+    done = ner_script("ner_predict.py", "--json", "--characters=2000")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["tenth"]["characters"], found["whole"]["characters"]) == (200, 2000)
+    assert found["growth_mb"] == pytest.approx(found["whole"]["peak_mb"] - found["tenth"]["peak_mb"], abs=0.11)
+    assert found["whole"]["sentences_per_s"] > 0
+
+
+@pytest.mark.parametrize("script, flag", [("ner_step.py", "--rounds=0"), ("ner_predict.py", "--characters=10")])
+def test_senseless_flags_of_the_span_models_benchmarks_are_refused(script, flag):
+    done = ner_script(script, flag)
+    assert done.returncode == 2 and not done.stdout and flag in done.stderr.splitlines()[-1]
+
+
+def ner_script(name: str, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT.with_name(name)), *flags], capture_output=True, text=True, timeout=250)
