@@ -10,7 +10,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # the models are tiny: more thread
 
 # The tests that depend on the release of transformers, and the whole pipeline.
 WITH_444=(tests/test_doctor.py tests/test_transformers_backend.py tests/test_decode_loop.py tests/test_grammar.py tests/test_vocabulary.py
-  tests/test_loading.py tests/test_glm3_backend.py tests/test_ner_model.py tests/test_start_up.py tests/test_run_all.py)
+  tests/test_loading.py tests/test_glm3_backend.py tests/test_ner_encoders.py tests/test_ner_reference.py
+  tests/test_ner_token_classification.py tests/test_start_up.py tests/test_run_all.py)
 # ChatGLM3's backend, and every script: its import, its --help, and the whole pipeline.
 WITH_GLM3=(tests/test_doctor.py tests/test_glm3_backend.py tests/test_start_up.py tests/test_options.py tests/test_run_all.py)
 

@@ -128,7 +128,10 @@ def measure(models: dict[str, nn.Module], batches: Sequence[tuple[int, ...]], ro
     steps = steps_of(models, optimize=optimize)
     works = [work_of(lengths, ours.encoder, ours.labels) for lengths in batches]
     peaks = {name: 0 for name in steps}
-    for work in works:  # also the warm-up
+    # Also the warm-up. The batches that cost the plain side and ours most.
+    worst = {max(batches, key=lambda lengths: len(lengths) * max(lengths) ** 2),
+             max(batches, key=lambda lengths: sum(length ** 2 for length in lengths))}
+    for work in (work for work in works if work.lengths in worst):
         for name, step in steps.items():
             peaks[name] = max(peaks[name], peak_of_tensors(partial(step, work)))
     seconds = {name: [[] for _ in works] for name in steps}

@@ -189,7 +189,7 @@ def _take(opts: Options, result: Evaluation, groups: Groups, counts: Any) -> Non
         "resamples": opts.resamples}
     result.table = "\n".join([_title(opts, groups), "", lines_table(lines)])
     note = f"{opts.split} F1 {lines[MICRO, ''].f1}"
-    if result.unseen:
+    if result.unseen and new:
         note += f"; on the {new:,} sentences that are not in the training set {lines[NEW, ''].f1}"
     result.notes.append(note)
 

@@ -8,14 +8,14 @@ command is given again, and ends with the same model. Several GPUs: accelerate l
 reads   <save_type_name>/n/train_n_fusion.jsonl and label_fusion.json (--train=fusion), n/train_n.jsonl and labels.txt
         (gold; at size 1000 train_1000.jsonl of the data set will do), n/train_n_syn_fusion.jsonl and
         label_syn_fusion.json (syn_fusion); dev.jsonl
-writes  <save_type_name>/ner/<train>_<size>/, or --output_dir; beside it .log.jsonl, and .checkpoint until it is done;
+writes  <save_type_name>/ner/<train>_<size>/, or --output_dir; beside it .log.jsonl, .checkpoint until it is
+        done, and .lock beside an --output_dir;
         --export_hf, a copy with a README.md that loads with NerPredictor.from_pretrained
 run     python syn_pipelines/train_ner.py --file_name=weibo --save_type_name=GLM4 --train=fusion --size=1000
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -175,9 +175,13 @@ def run(opts: Options) -> Summary:
     if is_helper():
         return _help(opts, paths)
     folder, inputs = model_folder(opts, paths), Inputs.of(opts, paths)
+    for name in ("output_dir", "export_hf"):
+        given = getattr(opts, name)
+        if given and Path(given).name in ("", ".."):  # "." and the like: a whole folder is renamed when it is complete
+            raise UserError(f"--{name}={given}: names no folder of its own. Give the path of a new folder.")
     if opts.export_hf and Path(opts.export_hf).resolve() in (folder.resolve(), last_folder(folder).resolve()):
         raise UserError(f"--export_hf={opts.export_hf}: is the model's own folder. Name another one for the copy.")
-    with step_log(opts, paths) as summary, lock(paths.journals, lock_name(opts)):
+    with step_log(opts, paths) as summary, lock(*lock_of(folder, paths)):
         if is_done(opts, paths):
             remove_checkpoint(folder)  # a kill may have come between the model and this
             summary.up_to_date = True
@@ -203,11 +207,12 @@ def run(opts: Options) -> Summary:
     return summary
 
 
-def lock_name(opts: Options) -> str:
-    """One training at a time works on a model folder."""
-    if not opts.output_dir:
-        return f"{STEP}_{opts.train}_{opts.size}"
-    return f"{STEP}_{hashlib.sha256(str(Path(opts.output_dir).resolve()).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+def lock_of(folder: Path, paths: RunPaths) -> tuple[Path, str]:
+    """Folder and name of the lock: one training at a time works on a model folder, whichever run it belongs to."""
+    folder = folder.resolve()
+    if folder.parent == paths.ner("", 0).parent.resolve():
+        return paths.journals, f"{STEP}_{folder.name}"
+    return folder.parent, folder.name
 
 
 def _help(opts: Options, paths: RunPaths) -> Summary:

@@ -133,7 +133,7 @@ def test_any_arguments_give_options_or_one_clear_error(arguments):
         assert str(error)
 
 
-@given(seed=st.integers(), file_dir=TEXT, overwrite=st.booleans(), temperature=st.floats(0, 10), mode=st.sampled_from(["entity", "pos"]),
+@given(seed=st.integers(0, 2**63 - 1), file_dir=TEXT, overwrite=st.booleans(), temperature=st.floats(0, 10), mode=st.sampled_from(["entity", "pos"]),
        file_name=TEXT.filter(lambda name: not folder_name(name)))
 def test_the_command_line_of_options_gives_the_same_options(**values):
     opts = load_options(S1, False, values)

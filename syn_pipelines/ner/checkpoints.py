@@ -1,6 +1,7 @@
 """Checkpoints of a training: from one a killed training goes on as if nothing had happened. No pickle.
 
-A checkpoint is one safetensors file beside the model folder that appears complete or not at all. Its tensors are grouped by the first part of their names; all that is no tensor is JSON in its metadata.
+A checkpoint is one safetensors file beside the model folder that appears complete or not at all. Its tensors are grouped
+by the first part of their names; all that is no tensor is JSON in its metadata.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from syn_pipelines.utils.journal import differing
 from syn_pipelines.utils.jsonl import sync_folder
 
 VERSION = 1
-METADATA = "syn_pipelines"
+METADATA, CHECKSUM = "syn_pipelines", "sha256"
 # Options that have no part in the weights.
 SILENT = {"progress", "device", "keep_last"}
 BEGIN_ANEW = "Begin anew with --restart, or remove that file."
@@ -54,7 +55,7 @@ def fingerprint_of(
     return {
         "version": VERSION, "training data": _digest(sentences), "dev data": _digest(dev),
         "labels": hashlib.sha256(json.dumps(model.labels.to_dict()).encode()).hexdigest(), **options,
-        "torch": torch.__version__, "untrained model": _digest_of_weights(model),
+        "torch": torch.__version__, "untrained model": _digest_of_tensors(model.state_dict()),
     }
 
 
@@ -67,14 +68,14 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, fingerprint: Mapping[
     # clone: safetensors refuses tensors that share memory, as tied weights do.
     flat = {f"{group}/{name}": tensor.detach().cpu().contiguous().clone()
             for group, tensors in checkpoint.tensors.items() for name, tensor in tensors.items()}
-    values = json.dumps({"fingerprint": dict(fingerprint), "values": checkpoint.values})
+    content = json.dumps({"fingerprint": dict(fingerprint), "values": checkpoint.values})
     # A folder of its own, so that nothing lasts of a writing that was killed: safetensors makes up names for its files.
     path, workplace = checkpoint_path(folder), checkpoint_workplace(folder)
     part = workplace / path.name
     shutil.rmtree(workplace, ignore_errors=True)
     try:
         workplace.mkdir(parents=True)
-        save_file(flat, part, {METADATA: values})
+        save_file(flat, part, {METADATA: content, CHECKSUM: _checksum(flat, content)})
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
@@ -94,20 +95,23 @@ def read_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint | 
     """
     try:
         with safe_open(path, framework="pt") as file:
-            content = json.loads(file.metadata()[METADATA])
-            found, values = content["fingerprint"], content["values"]
-            if differences := differing(found, fingerprint):
-                raise UserError(f"{path}: this training was begun otherwise: {differences}. Go on with the same data and "
-                                f"options as then. {BEGIN_ANEW}")
-            tensors: dict[str, dict[str, Tensor]] = {}
-            for key in file.keys():
-                group, _, name = key.partition("/")
-                tensors.setdefault(group, {})[name] = file.get_tensor(key)
+            metadata = file.metadata()
+            flat = {key: file.get_tensor(key) for key in file.keys()}
+        if metadata[CHECKSUM] != _checksum(flat, metadata[METADATA]):  # else a damaged disk would give another model
+            raise ValueError("its content and its checksum disagree")
+        content = json.loads(metadata[METADATA])
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is no checkpoint that can be read ({error}). {BEGIN_ANEW}") from None
-    return Checkpoint(tensors, values)
+    if differences := differing(content["fingerprint"], fingerprint):
+        raise UserError(f"{path}: this training was begun otherwise: {differences}. Go on with the same data and "
+                        f"options as then. {BEGIN_ANEW}")
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        group, _, name = key.partition("/")
+        tensors.setdefault(group, {})[name] = tensor
+    return Checkpoint(tensors, content["values"])
 
 
 class Checkpoints:
@@ -115,15 +119,16 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None, fingerprint: Mapping[str, Any], *, writes: bool = True,
                  restart: bool = False) -> None:
-        """writes: False in a process that leaves the writing to another. restart: pass over one that is there."""
+        """writes: False in a process that leaves the writing to another. restart: take away one that is there."""
         self.path = checkpoint_path(folder) if folder else None
         self._folder, self._fingerprint, self._writes = folder, fingerprint, writes and folder is not None
         self._took, self._written = 0.0, time.monotonic()
-        self._restart = restart
+        if restart:
+            self.remove()  # else a stop before the first new one would bring it back
 
     def read(self) -> Checkpoint | None:
         """See ``read_checkpoint``."""
-        return read_checkpoint(self.path, self._fingerprint) if self.path and not self._restart else None
+        return read_checkpoint(self.path, self._fingerprint) if self.path else None
 
     def are_due(self) -> bool:
         """Whether the last one is old."""
@@ -174,9 +179,13 @@ def _digest(sentences: Sequence[Sentence]) -> str:
     return digest.hexdigest()
 
 
-def _digest_of_weights(model: nn.Module) -> str:
+def _checksum(tensors: Mapping[str, Tensor], content: str) -> str:
+    return hashlib.sha256((content + _digest_of_tensors(dict(sorted(tensors.items())))).encode()).hexdigest()
+
+
+def _digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

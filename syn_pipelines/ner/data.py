@@ -47,7 +47,9 @@ class Sentence:
 
     @classmethod
     def from_record(cls, record: Mapping) -> Sentence:
-        """From ``{"text": [token], "entities": [{"start", "end", "entity"}], "synthetic": bool}``; duplicates are dropped, order kept.
+        """From ``{"text": [token], "entities": [{"start", "end", "entity"}], "synthetic": bool}``; order kept.
+
+        Duplicates are dropped.
 
         Raises:
             UserError: an entity lies outside the tokens or is empty.

@@ -62,7 +62,8 @@ def model_card(model: NerModel, name: str, scores: Mapping[str, float]) -> str:
     encoder = getattr(model.encoder, "encoder", None)
     targets, extensions = model.labels.targets, model.labels.extensions
     return _CARD.format(
-        name=name, quoted=json.dumps(name, ensure_ascii=False), targets=_listed(targets), overlaps=_OVERLAPS[model.decode], threshold=model.threshold,
+        name=name, quoted=json.dumps(name, ensure_ascii=False), targets=_listed(targets),
+        overlaps=_OVERLAPS[model.decode], threshold=model.threshold,
         encoder=encoder.config.model_type if encoder is not None else "trained from nothing",
         extensions=f"Learned beside them, never predicted: {_listed(extensions)}.\n" if extensions else "",
         scores="\n" + "".join(f"- {what}: {value:g}\n" for what, value in scores.items()) if scores else "",

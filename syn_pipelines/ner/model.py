@@ -61,7 +61,8 @@ class NerModel(nn.Module):
     """An encoder and a span head, with what is needed to use them: labels, decode mode and threshold.
 
     encoder: a ``ScratchEncoder`` or ``PretrainedEncoder``. decode: "flat" (no two spans overlap), "nested" (a
-    span may lie inside another, none may cross) or "multilabel" (and carry several labels). threshold: a span needs a higher probability.
+    span may lie inside another, none may cross) or "multilabel" (and carry several labels). threshold: a span
+    needs a higher probability.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ a state.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.llm.checkpoints import first_line, quiet
 
 Inputs = dict[str, Tensor]
+
+log = logging.getLogger(__name__)
 
 POOLINGS = ("max", "first")
 DEFAULT_POSITIONS = 512
@@ -107,6 +110,8 @@ class Splitter:
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             # Blanks and control characters give no piece at all; they still need a state.
             ids = ids or [self.tokenizer.unk_token_id if self.tokenizer.unk_token_id is not None else 0]
+            if len(ids) > self._budget // 2:
+                log.warning("a token is read only in part, %d of its %d pieces: %.40r", self._budget // 2, len(ids), token)
             self._remembered[token] = tuple(ids[: self._budget // 2])
         return self._remembered[token]
 

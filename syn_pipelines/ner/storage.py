@@ -37,13 +37,14 @@ CONFIG, LABELS, WEIGHTS, VOCABULARY, ENCODER, CARD = (
 def save_model(model: NerModel, folder: Path, *, card: str = "") -> Path:
     """Write ``model`` to ``folder``, replacing a model that is there; ``card``: text of its README.md, if any.
 
-    The folder needs nothing outside it, and no path of this machine stands in it. The files are written to a hidden folder beside it, flushed to disk and renamed. While an older model is replaced
-    it stands for a moment as ``.<name>.old``.
+    The folder needs nothing outside it, and no path of this machine stands in it. The files are written to a hidden folder
+    beside it, flushed to disk and renamed. While an older model is replaced it stands for a moment as ``.<name>.old``.
 
     Raises:
         UserError: ``folder`` is a file, or a folder that holds something other than a model.
     """
     refuse_foreign(folder)
+    folder = folder.resolve()  # a link to a folder stays one
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):

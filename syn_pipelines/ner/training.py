@@ -52,7 +52,7 @@ SCRATCH = "scratch"
 # Spans wider than this are not looked for, unless a target entity of the training data is longer.
 MIN_WIDTH = 12
 # The head over an encoder trained from nothing is smaller than the paper's, for a try-out must end in minutes on a CPU.
-# There attention takes 1.5 times as long, and gained nothing (docs/results.md).
+# There attention took 1.5 times as long, and gained nothing (docs/results.md).
 SCRATCH_HEAD = {"channels": 64, "window": 0, "attention_heads": 4, "dropout": 0.3}
 
 
@@ -213,6 +213,8 @@ class _Trainer:
         config, labels = self.config, self.model.labels
         if not self.dev:
             log.warning("no dev data: the last weights are kept, and no score is known")
+        elif not any(label in labels.targets for s in self.dev for _, _, label in s.entities):
+            log.warning("the dev data hold no target entity: every score is 0, and the last weights are kept")
         if labels.extensions:
             log.info("loss weights: targets 1, %d extension labels %g (%s)", len(labels.extensions), config.ext_weight,
                      config.label_weighting)
@@ -321,7 +323,8 @@ class _Trainer:
                    **optimizer_tensors(self.optimizer, self.model)}
         return Checkpoint(tensors, {
             "step": self.step, "average_steps": self.average.steps, "stale": self.stale, "loss_sum": self.loss_sum,
-            "summed": self.summed, "best_step": self.result.best_step, "threshold": self.result.threshold, "history": self.result.history,
+            "summed": self.summed, "best_step": self.result.best_step, "threshold": self.result.threshold,
+            "history": self.result.history,
             "dev": asdict(self.result.dev) if self.result.dev else None,
         })
 

@@ -5,7 +5,7 @@ kind: the sentence stays well formed, its labels stay right, and its characters 
 arXiv 2010.11683) measured this for mentions and for single tokens. Extension labels add two things:
 
 - The words around the entities can be exchanged, for they have labels, too.
-- An extension label that mostly means one target label (a PERSON that is mostly a PER.NAM) lends its words to the
+- An extension label that often means one target label (a PERSON that is a PER.NAM) lends its words to the
   mentions of that target label, also those that no annotator marked.
 """
 
@@ -144,7 +144,7 @@ def _relabelled(word: Sentence, target: str, targets: frozenset[str]) -> Sentenc
 
 
 def _stands_for(sentences: Iterable[Sentence], targets: frozenset[str]) -> dict[str, set[str]]:
-    """The target labels that an extension label mostly means; see ``STANDS_FOR``."""
+    """The target labels that an extension label often means; see ``STANDS_FOR``."""
     spans, shared = Counter(), Counter()
     for sentence in sentences:
         for kind in labels_by_span(sentence).values():

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from syn_pipelines import train_ner
+from syn_pipelines.ner.side_files import checkpoint_path
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import replacing, to_line
 from syn_pipelines.utils.labels import read_target_labels
@@ -137,7 +138,7 @@ def train_and_score(task: Task, workshop: Workshop) -> None:
     on from its checkpoint; what these took in all is not known then, and ``seconds`` is None.
     """
     model = workshop.model_path(task)
-    begun = any(workshop.files_of_model(task))
+    begun = checkpoint_path(model).exists()
     started = time.monotonic()
     train_ner.main(cmd_args=False, **task.options, output_dir=str(model))
     seconds = None if begun else round(time.monotonic() - started, 1)

@@ -93,7 +93,7 @@ class DataOptions:
     file_name: str = option("sample_zh", "data set: name of a folder under --file_dir", check=folder_name)
     save_type_name: str = option("GLM4", "run: name of the folder of this run's files, inside the data set's folder",
                                  check=folder_name)
-    seed: int = option(42, "seed of every random choice")
+    seed: int = option(42, "seed of every random choice", check=between(0, 2**63 - 1))
     config: str = option("", "YAML file with options; flags win over it")
 
 
@@ -313,6 +313,8 @@ def _to_text(value: Any) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a flag of undecodable bytes
         raise ValueError(f"{text!r} is not UTF-8") from None
+    if "\0" in text:  # no path and no prompt can hold it
+        raise ValueError(f"{text!r} holds a NUL character")
     return text
 
 
