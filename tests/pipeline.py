@@ -127,7 +127,7 @@ def run_step(script: str, **flags: Any) -> subprocess.CompletedProcess[str]:
     flags = {"file_name": NAME, **flags}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, *what, *(f"--{k}={v}" for k, v in flags.items())], cwd=cwd, env=environment,
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=600)
 
 
 def all_bytes(run: Path) -> dict[str, bytes]:

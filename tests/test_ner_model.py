@@ -131,6 +131,15 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path,
     assert not (folder / "stray").exists()
 
 
+def test_a_link_to_a_model_folder_stays_one(tmp_path, toy_model):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "disk" / "model")
+    for _ in range(3):
+        toy_model[0].save(tmp_path / "model")
+    assert (tmp_path / "model").is_symlink() and NerModel.load(tmp_path / "model").labels == toy_model[0].labels
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["model"]
+
+
 def test_saving_never_replaces_a_folder_of_something_else(tmp_path, toy_model):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is not a model folder"):

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from pipeline import (
@@ -40,6 +39,7 @@ from syn_pipelines.ner.side_files import checkpoint_path
 from syn_pipelines.ner.train_config import TrainConfig
 from syn_pipelines.train_ner import weights_path
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.options import TextOptions, load_options
 from syn_pipelines.utils.paths import RunPaths
 
@@ -134,6 +134,27 @@ def test_an_output_folder_of_something_else_is_refused_before_the_training(tmp_p
     assert "no dev data" not in caplog.text  # what a training says first
 
 
+@pytest.mark.parametrize("flag", ["output_dir", "export_hf"])
+@pytest.mark.parametrize("path", [".", "..", "/", "down/.."])
+def test_a_model_never_takes_the_place_of_the_working_folder(tmp_path, monkeypatch, flag, path):
+    write_dataset(tmp_path / "data")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match=f"--{flag}={path}: names no folder of its own"):
+        step(train_ner, tmp_path / "data", train="gold", max_steps=1, **{flag: path})
+    assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("output_dir, lock_file", [
+    ("mine", "mine.lock"), ("data/demo/GLM4/ner/gold_1000", "data/demo/GLM4/.journal/train_ner_gold_1000.lock")])
+def test_two_trainings_never_work_on_one_folder(tmp_path, output_dir, lock_file):
+    """Not even those of two runs, or when one names the folder that the other has by default."""
+    write_dataset(tmp_path / "data")
+    held = tmp_path / lock_file
+    with lock(held.parent, held.stem), pytest.raises(UserError, match=f"is at the same work \\({held.stem}\\)"):
+        step(train_ner, tmp_path / "data", train="gold", max_steps=1, output_dir=str(tmp_path / output_dir))
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -191,17 +212,28 @@ def test_labels_left_out_and_the_last_weights(trained):
         step(train_ner, trained, size=250, drop_labels="PER")
 
 
+KILLED = """
+import os, signal
+from syn_pipelines import train_ner
+from syn_pipelines.ner import checkpoints
+
+def write_and_die(*args, write=checkpoints.write_checkpoint):
+    write(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoints.write_checkpoint = write_and_die
+train_ner.main()
+"""
+
+
 def test_a_killed_training_goes_on_to_the_same_model(tmp_path):
     shutil.copytree(ROOT / "data" / "few_shot" / "sample_zh", tmp_path / "sample_zh")
     flags = {"file_dir": str(tmp_path), "file_name": "sample_zh", "train": "gold", "max_steps": 20, "lr": 0.01, "evaluations": 10}
     folder, straight = tmp_path / "sample_zh" / "GLM4" / "ner" / "gold_1000", tmp_path / "straight"
-    command = [sys.executable, str(ROOT / "syn_pipelines" / "train_ner.py"), *(f"--{k}={v}" for k, v in flags.items())]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        while not checkpoint_path(folder).exists():
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert not folder.exists()
+    done = subprocess.run([sys.executable, "-c", KILLED, *(f"--{k}={v}" for k, v in flags.items())], capture_output=True,
+                          text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert checkpoint_path(folder).exists() and not folder.exists()
     with pytest.raises(UserError, match="this training was begun otherwise: max_steps 20 -> 30"):
         train_ner.main(cmd_args=False, **{**flags, "max_steps": 30})
     train_ner.main(cmd_args=False, **flags)
@@ -234,7 +266,7 @@ train_ner.main(cmd_args=False, file_dir=sys.argv[1], **{flags!r})
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
          "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", str(script), str(two)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280)
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert len(read_rows(run_folder(two) / "run.log.jsonl")) == 1  # only the first process writes
     logs = [read_rows(run_folder(folder) / "ner" / "gold_1000.log.jsonl") for folder in (one, two)]

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from tiny_encoders import build_tiny_bert
 from toy_sentences import LABELS, QUICK, toy_set
 
-from syn_pipelines.ner.checkpoints import Checkpoints
+from syn_pipelines.ner.checkpoints import Checkpoint, Checkpoints, write_checkpoint
 from syn_pipelines.ner.data import MAX_TOKENS, LabelSet, Sentence, split_long
 from syn_pipelines.ner.pieces import BUCKET
 from syn_pipelines.ner.prediction import predict_stream
@@ -341,6 +341,31 @@ def test_a_broken_checkpoint_is_one_clear_error(stopped, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 1.0])
+def test_a_checkpoint_with_a_damaged_tensor_is_refused_rather_than_gone_on_from(stopped, share):
+    content = bytearray(checkpoint_path(stopped).read_bytes())
+    first = 8 + int.from_bytes(content[:8], "little")
+    content[first + int(share * (len(content) - 1 - first))] ^= 1
+    checkpoint_path(stopped).write_bytes(content)
+    with pytest.raises(UserError, match="is no checkpoint that can be read .its content and its checksum disagree"):
+        train_model(toy_set(6), LABELS, SHORT, dev=toy_set(3), output=stopped)
+
+
+@pytest.mark.parametrize("old, new", [(b'model/', b'nodel/'), (rb'\"stale\"', rb'\"stalf\"'), (rb'\"step\": ', rb'\"step\":1')])
+def test_a_checkpoint_with_a_damaged_name_or_number_is_refused(stopped, old, new):
+    content = checkpoint_path(stopped).read_bytes()
+    assert old in content
+    checkpoint_path(stopped).write_bytes(content.replace(old, new, 1))
+    with pytest.raises(UserError, match="is no checkpoint that can be read .its content and its checksum disagree"):
+        train_model(toy_set(6), LABELS, SHORT, dev=toy_set(3), output=stopped)
+
+
+def test_dev_data_without_target_entities_are_told(caplog):
+    dev = [Sentence(tuple("今天"), ((0, 2, "NOUN"),))]
+    train_model(toy_set(6), LABELS, SHORT, dev=dev)
+    assert "the dev data hold no target entity" in caplog.text
+
+
 def test_a_checkpoint_holds_no_pickle_and_leaves_no_half_file(stopped):
     with safe_open(checkpoint_path(stopped), framework="pt") as file:
         groups = {key.partition("/")[0] for key in file.keys()}
@@ -352,7 +377,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "model.checkpoint").mkdir()
     (tmp_path / "model.checkpoint" / "mine").write_text("")
     with pytest.raises(UserError, match="model.checkpoint: ") as caught:
-        train_model(toy_set(6), LABELS, SHORT, output=tmp_path / "model", restart=True)
+        write_checkpoint(tmp_path / "model", Checkpoint({"model": {"weight": torch.ones(2)}}), {})
     assert "\n" not in str(caught.value) and not (tmp_path / ".model.checkpoint.part").exists()
 
 

@@ -72,6 +72,7 @@ def test_flags_become_values_of_their_type(arguments, name, value):
     ("--batch_size 2.5", ["--batch_size", "'2.5'", "whole number"]),
     ("--batch_size 0", ["--batch_size", "0", "at least 1"]),
     ("--batch_size", ["--batch_size", "expected one argument"]),
+    ("--seed=-1", ["--seed", "-1", "between 0 and"]), (f"--seed {2**63}", ["--seed", "between 0 and"]),
     ("--temperature nan", ["--temperature", "'nan'", "not a number"]),
     ("--temperature -1", ["--temperature", "between 0 and 10"]),
     ("--overwrite maybe", ["--overwrite", "'maybe'", "neither 0 nor 1"]),
@@ -219,7 +220,7 @@ def test_flags_win_over_sections_over_top_level_keys_over_defaults(config):
     assert load_options(S1, False, {"config": path, "seed": 9}).seed == 9
 
 
-@given(st.lists(st.none() | st.integers(), min_size=3, max_size=3))
+@given(st.lists(st.none() | st.integers(0, 2**63 - 1), min_size=3, max_size=3))
 def test_the_most_specific_given_value_counts(tmp_path_factory, layers):
     top, section, flag = layers
     path = tmp_path_factory.mktemp("yaml") / "run.yaml"
