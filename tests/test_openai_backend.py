@@ -279,7 +279,7 @@ def test_a_404_after_an_answer_is_a_fault_that_may_pass():
     assert {reply.finish_reason for reply in replies} == {"stop"}
     with FaultServer(answer=echo, faults=lambda number, body: Fault(404, "no route") if number > 1 else None) as server:
         with pytest.raises(ServiceError, match="20 tries in a row failed.*no route"):
-            list(backend_for(server).generate(questions(50)))
+            list(backend_for(server, concurrency=1).generate(questions(50)))
 
 
 def test_a_server_that_is_gone_stops_the_work(tmp_path):
