@@ -270,6 +270,7 @@ def _save(model: NerModel, result: TrainResult, folder: Path) -> Iterator[tuple[
     yield folder, result.best_step, {"dev_f1": round(result.dev.micro.f1, 2)} if result.dev else {}
     if result.last:
         model.load_state_dict(result.last)
+        model.threshold = result.last_threshold
         model.save(last_folder(folder))
         f1 = result.history[-1]["dev_f1"]
         yield last_folder(folder), result.steps, {} if f1 is None else {"dev_f1": round(f1, 2)}

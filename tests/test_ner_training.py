@@ -233,6 +233,7 @@ def test_the_last_weights_come_beside_the_best_when_wanted():
     model, result = train_model(toy_set(), LABELS, config, dev=toy_set(8))
     assert not train_model(toy_set(), LABELS, SHORT)[1].last
     model.load_state_dict(result.last)
+    model.threshold = result.last_threshold
     assert score(model, toy_set(8)).micro.f1 == result.history[-1]["dev_f1"]
 
 

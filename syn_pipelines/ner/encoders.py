@@ -29,7 +29,7 @@ class ScratchConfig:
     """
 
     embedding: int = 100
-    hidden: int = 200
+    hidden: int = 160
     layers: int = 1
     dropout: float = 0.4
     word_dropout: float = 0.1

@@ -6,6 +6,7 @@ with all ends up to the widest width), K labels (targets first, then extensions)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,8 +103,9 @@ class NerModel(nn.Module):
     def gold(self, sentences: Sequence[Sentence], batch: Batch) -> tuple[Tensor, Tensor]:
         """Gold spans as (G,) numbers of spans and (G,) labels; spans wider than the model's widest are left out."""
         index = {name: k for k, name in enumerate(self.labels.names)}
+        widest = self.max_width or math.inf
         found = [(b, start, end - 1, index[label]) for b, s in enumerate(sentences) for start, end, label in s.entities
-                 if self.max_width is None or end - start <= self.max_width]
+                 if end - start <= widest]
         if not found:
             nothing = torch.zeros(0, dtype=torch.long, device=self.device)
             return nothing, nothing

@@ -11,7 +11,7 @@ from syn_pipelines.ner.data import LabelSet, Sentence
 from syn_pipelines.utils.errors import UserError, did_you_mean
 
 # Default length of a training: this many passes, but within these steps.
-DEFAULT_EPOCHS, FEWEST_STEPS, MOST_STEPS = 28, 2500, 4000
+DEFAULT_EPOCHS, FEWEST_STEPS, MOST_STEPS = 24, 2500, 3000
 # Default loss weights of (extension labels, synthetic sentences), from that many original training sentences on. The
 # paper's authors use 0 and 1 below 500 sentences, 0.13 and 1 from there on; but with 0 nothing is learned from the labels
 # that were added, and 0.1 gained as much on 250 sentences as on 1,000 (docs/results.md).
@@ -24,7 +24,7 @@ class TrainConfig:
     """Options of a training.
 
     epochs, max_steps: 0 means not given. Steps are ``max_steps``, or ``epochs`` passes, or the fewer of both; with
-        neither, 28 passes but at least 2,500 and at most 4,000 steps, so that tiny and large sets both end in minutes.
+        neither, 24 passes but at least 2,500 and at most 3,000 steps, so that tiny and large sets both end in minutes.
     batch_size: sentences of a step, those of all processes together.
     lr, head_lr, encoder_lr: highest learning rates: of a model trained from nothing; of the head over a pretrained
         encoder; of that encoder. They rise during the warm-up, then fall to zero.

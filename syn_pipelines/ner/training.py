@@ -68,7 +68,7 @@ class TrainResult:
     history: for each evaluation its ``step``, the mean ``loss`` of a step since the last one, the learning rates (``lr``,
         or ``encoder_lr`` and ``head_lr``), ``sentences_per_s`` in training, and ``dev_f1``, ``dev_precision`` and
         ``dev_recall`` in percent (None without dev data).
-    last: the weights of the last step by name, with ``keep_last``.
+    last, last_threshold: the weights of the last step by name, with ``keep_last``, and the threshold that dev chose for them.
     """
 
     steps: int
@@ -77,6 +77,7 @@ class TrainResult:
     threshold: float = 0.5
     history: list[Row] = field(default_factory=list)
     last: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    last_threshold: float = 0.5
 
 
 def train_model(
@@ -298,6 +299,7 @@ class _Trainer:
         if self.dev:
             threshold, report = choose_threshold(self.model, self.dev, self.config.batch_size, self.team)
         self.model.load_state_dict(current)
+        self.result.last_threshold = threshold
         before, now = self.result.dev, report.micro if report else None
         if report is None or before is None or now.f1 >= before.micro.f1:
             self.result.best_step, self.result.dev, self.result.threshold = self.step, report, threshold

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 from syn_pipelines.ner.data import Entity, Sentence
 
@@ -48,6 +49,7 @@ class WordSwaps:
                 if snippet.tokens not in named:
                     self.words[kind].append(snippet)
         self.stands_for = _stands_for(sentences, self.targets)
+        self.units = cache(self._units)  # the same sentences come again in each epoch
 
     def vary(self, sentence: Sentence, share: float, rng: random.Random) -> Sentence:
         """A copy in which each mention and each word was exchanged with probability ``share``.
@@ -55,7 +57,7 @@ class WordSwaps:
         Of overlapping ones mentions go first, then longer ones.
         """
         swaps = []
-        for (start, end), kind in self._units(sentence):
+        for (start, end), kind in self.units(sentence):
             if rng.random() < share:
                 swaps.append((start, end, self._other(kind, rng)))
         return replace(sentence, [swap for swap in swaps if swap[2] is not None])
