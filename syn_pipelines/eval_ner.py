@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from syn_pipelines.ner.predictions import read_predictions, refuse_foreign, save_predictions, spans_of
 from syn_pipelines.train_ner import STEP as TRAIN_STEP
 from syn_pipelines.train_ner import is_size
+from syn_pipelines.utils.dry_run import show
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.options import TextOptions, at_least, load_options, option
@@ -215,9 +216,9 @@ def _account(data: Data, groups: Groups, result: Evaluation | Comparison) -> Non
 def _log(opts: Options, paths: RunPaths, result: Evaluation | Comparison) -> Iterator[None]:
     """Log like every step where there is a run; a model from elsewhere must not bring a run folder into being."""
     if not paths.run.is_dir():
-        started = time.time()
+        started = time.monotonic()
         yield
-        result.seconds = time.time() - started
+        result.seconds = time.monotonic() - started
         log.info("%s", result)
         return
     with step_log(opts, paths) as summary:
@@ -333,7 +334,7 @@ def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Evaluation 
     opts = load_options(Options, cmd_args, overrides)
     result = run(opts)
     if cmd_args is not False:
-        print(result.as_json() if opts.json else result.table, flush=True)
+        show(result.as_json() if opts.json else result.table)
     return result
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,7 +42,7 @@ from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.prompts import load_prompt
 from syn_pipelines.utils.records import read_sentences, read_train
 from syn_pipelines.utils.stored_replies import has_replies
-from syn_pipelines.utils.summary import Account, Summary, count_lines, run_script, table
+from syn_pipelines.utils.summary import Account, Summary, count_lines, log_rows, refuse_missing, run_script, table
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def check(opts: Options, paths: RunPaths, steps: Sequence[Step]) -> None:
     merge = next(step for step in steps if step.script == "s5_merge_data")
     labels = Labels.load(merge.opts, paths)
     for name in ("dev", "test"):
-        if paths.split(name).is_file():
+        if os.path.lexists(paths.split(name)):
             for _ in read_sentences(paths.split(name), targets=labels.targets):
                 pass
     for task in (*MODES, "explain"):
@@ -229,7 +229,7 @@ def _guess(step: Step, explanations: Plan, plans: Sequence[Plan]) -> str:
 def run(opts: Options, given: Mapping[str, Any]) -> Report | Plans:
     """Run what is not complete yet, or plan it. ``given``: the flags or keywords really given, for the steps."""
     paths = RunPaths.of(opts)
-    has_test = paths.split("test").is_file()
+    has_test = os.path.lexists(paths.split("test"))
     steps = plan(has_test)
     configure(steps, given)
     settle_reparse(steps, paths)
@@ -252,6 +252,7 @@ def run(opts: Options, given: Mapping[str, Any]) -> Report | Plans:
                 report.summaries[step.name] = _as_it_was(paths, step)
             else:
                 report.summaries[step.name] = step.module.run(step.opts)
+    refuse_missing(*report.summaries.values())  # a folder may be removed while a later step runs
     if not has_test:
         log.warning("%s: not there, so the NER models were not evaluated.", paths.split("test"))
     return report
@@ -270,17 +271,13 @@ def _quiet(logger: str) -> Iterator[None]:
 def _as_it_was(paths: RunPaths, step: Step) -> Summary:
     """Summary of a step that is skipped, with the accounts of the run that made its files, if the log still has them."""
     summary = Summary(step.script, up_to_date=True)
-    try:
-        lines = paths.log.read_text(encoding="utf-8").split("\n")
-    except OSError:
-        return summary
-    for line in lines:
+    for row in log_rows(paths.log):
         try:
-            row = json.loads(line)
             if (row["step"], row["ended"]) == (step.script, "done") and step.flags.items() <= row["options"].items():
-                summary.accounts = [Account(**account) for account in row["accounts"]] or summary.accounts
-        except (ValueError, KeyError, TypeError):
-            continue  # the log is for people; a line that somebody broke costs no more than this
+                accounts = [Account(**account) for account in row["accounts"]]
+                summary.accounts = accounts if accounts and all(map(str, accounts)) else summary.accounts
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+            continue  # as with a line that is broken
     return summary
 
 

@@ -13,7 +13,7 @@ run     python syn_pipelines/s0_prepare_data.py --file_name=weibo --train=weiboN
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 from syn_pipelines.text.readers import FORMATS, Source, read_source
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import Problems, file_hash, replacing, write_jsonl
+from syn_pipelines.utils.jsonl import Problems, file_hash, replacing, to_line, write_jsonl
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import Publisher, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import (
@@ -104,7 +104,9 @@ def run(opts: Options) -> Summary:
     if problem := folder_name(opts.file_name):
         raise UserError(f"s0_prepare_data: --file_name: {opts.file_name!r} {problem}. Name the data set to make.")
     paths = RunPaths(Path(opts.file_dir), opts.file_name, ".")
-    _refuse_foreign(opts, paths)
+    foreign = _foreign(opts, paths)
+    if not (paths.journals / f"{STEP}.lock").exists():  # this step never worked here
+        _refuse_foreign(foreign, paths, {})
     given = {name: Path(getattr(opts, name)) for name in SPLITS if getattr(opts, name)}
     sources = {name: read_source(path, opts.format, dense_lang=opts.dense_lang) for name, path in given.items()}
     _refuse_tags(opts, sources.values())
@@ -127,6 +129,7 @@ def run(opts: Options) -> Summary:
         if not any(s["entities"] for s in parts["train"]):
             raise UserError(f"{given['train']}: no training sentence has an entity. Check the last column or the key of "
                             "the entities, and --format.")
+        _refuse_foreign(foreign, paths, parts)
         _write(opts, paths, parts, list(given.values()), summary)
         for folder in sorted(path.name for path in paths.dataset.iterdir() if path.is_dir()):
             summary.warnings += warn_of_stale(RunPaths(paths.file_dir, paths.file_name, folder))
@@ -136,22 +139,44 @@ def run(opts: Options) -> Summary:
     return summary
 
 
-def _refuse_foreign(opts: Options, paths: RunPaths) -> None:
-    """UserError for a data file that somebody else made, or corrected after this step made it."""
+def _foreign(opts: Options, paths: RunPaths) -> dict[Path, str]:
+    """Data files that somebody else made, or corrected after this step made them, and what is known of each."""
+    found = {}
     for path in () if opts.overwrite else (paths.train, paths.split("dev"), paths.split("test")):
         if not path.exists():
             continue
         manifest = read_manifest(path)
         if manifest.get("step") != STEP:
-            problem = "exists and was not made by this step"
+            found[path] = "exists and was not made by this step"
         elif manifest.get("sha256") != file_hash(path):
-            problem = "was changed after this step made it"
-        else:
-            continue
-        raise UserError(f"{path}: {problem}. Choose another --file_name, or use --overwrite to replace it.")
+            found[path] = "was changed after this step made it"
     if paths.labels.exists() and not opts.overwrite and read_manifest(paths.train).get("step") != STEP:
-        raise UserError(f"{paths.labels}: exists and was not made by this step. Choose another --file_name, or use "
-                        "--overwrite to replace it.")
+        found[paths.labels] = "exists and was not made by this step"
+    return found
+
+
+def _refuse_foreign(foreign: Mapping[Path, str], paths: RunPaths, parts: Mapping[str, list[Record]]) -> None:
+    """UserError for a foreign file, unless it holds what would be written there: so this step leaves them when it is
+    stopped before their manifests are written."""
+    names = {paths.train: "train", paths.split("dev"): "dev", paths.split("test"): "test"}
+    for path, problem in foreign.items():
+        if path == paths.labels:
+            same = _has_labels(paths, _labels_of(parts))
+        else:
+            same = file_hash(path) == hashlib.sha256(b"".join(map(to_line, parts.get(names[path], ())))).hexdigest()
+        if not same:
+            raise UserError(f"{path}: {problem}. Choose another --file_name, or use --overwrite to replace it.")
+
+
+def _labels_of(parts: Mapping[str, list[Record]]) -> list[str]:
+    return sorted({e["entity"] for part in parts.values() for s in part for e in s["entities"]})
+
+
+def _has_labels(paths: RunPaths, labels: list[str]) -> bool:
+    """Whether labels.txt holds these labels, in any order: one in another order was put in that order by somebody."""
+    with suppress(UserError):  # a missing or broken one is made anew
+        return sorted(read_target_labels(paths.labels)) == labels
+    return False
 
 
 def _refuse_tags(opts: Options, sources: Iterable[Source]) -> None:
@@ -192,7 +217,7 @@ def _write(opts: Options, paths: RunPaths, parts: dict[str, list[Record]], input
     settings = {"seed": opts.seed, "size": opts.size, "drop_leaks": opts.drop_leaks, "dev_share": opts.dev_share,
                 "test_share": opts.test_share}
     publisher = Publisher(paths, STEP, settings, inputs, command_of(opts, config=None, overwrite=None))
-    labels = sorted({e["entity"] for part in parts.values() for s in part for e in s["entities"]})
+    labels = _labels_of(parts)
     _write_labels(paths, labels)
     for name, target in (("train", paths.train), ("dev", paths.split("dev")), ("test", paths.split("test"))):
         if not parts.get(name):
@@ -207,10 +232,9 @@ def _write(opts: Options, paths: RunPaths, parts: dict[str, list[Record]], input
 
 
 def _write_labels(paths: RunPaths, labels: list[str]) -> None:
-    """labels.txt; one with the same labels in another order was put in that order by somebody and stays."""
-    with suppress(UserError):  # a missing or broken one is made anew
-        if sorted(read_target_labels(paths.labels)) == labels:
-            return
+    """labels.txt; one with the same labels stays as it is."""
+    if _has_labels(paths, labels):
+        return
     with replacing(paths.labels) as file:
         file.write(("\n".join(["O", *labels]) + "\n").encode("utf-8"))
 

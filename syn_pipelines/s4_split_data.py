@@ -12,6 +12,7 @@ run     python syn_pipelines/s4_split_data.py --file_name=weibo --save_type_name
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from syn_pipelines.utils.jsonl import Problems, read_objects, replacing, to_line
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import TextOptions, command_of, load_options
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
-from syn_pipelines.utils.records import Record, read_sentences, read_train
+from syn_pipelines.utils.records import Record, read_sentences, read_train, short
 from syn_pipelines.utils.subsets import nested_subsets
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
 
@@ -62,7 +63,8 @@ def sources_of(paths: RunPaths) -> list[Source]:
 
 def present_of(paths: RunPaths) -> list[Source]:
     """The files that can be cut; annotations of synthetic sentences cannot without these."""
-    return [s for s in sources_of(paths) if s.path.is_file() and (s.owner == "id" or paths.synthetic.is_file())]
+    there = os.path.lexists  # what is there but cannot be read, such as a link to nothing, is told and not passed over
+    return [s for s in sources_of(paths) if there(s.path) and (s.owner == "id" or there(paths.synthetic))]
 
 
 def is_done(opts: Options, paths: RunPaths) -> bool:
@@ -84,7 +86,7 @@ def run(opts: Options) -> Summary:
         ids = [row["id"] for row in read_train(paths)]
         subsets = nested_subsets(ids, SIZES.values(), seed=opts.seed)
         belongs = {"id": {identity: identity for identity in ids},
-                   "source_id": _synthetic_owners(paths, set(ids)) if paths.synthetic.is_file() else {}}
+                   "source_id": _synthetic_owners(paths, set(ids)) if os.path.lexists(paths.synthetic) else {}}
         summary.warnings += warn_of_stale(paths, [source.path for source in present])
         for source in present:  # all of them before the first file is written
             _check(source, belongs[source.owner])
@@ -122,7 +124,7 @@ def _synthetic_owners(paths: RunPaths, ids: Collection[str]) -> dict[str, str]:
     for line, row in read_objects(paths.synthetic, problems):
         owner = str(row.get("source_id"))
         if owner not in ids:
-            problems.add(line, f"sentence {row.get('id')!r} was written from {owner!r}, which is not in {paths.train}.")
+            problems.add(line, f"sentence {short(row.get('id'))} was written from {short(owner)}, which is not in {paths.train}.")
         owners[str(row.get("id"))] = owner
     problems.raise_if_any()
     return owners
@@ -139,9 +141,9 @@ def _check(source: Source, belongs: Mapping[str, str]) -> None:
     for line, row in read_objects(source.path, problems):
         place = places.get(str(row.get("id")), -1)
         if place < 0:
-            problems.add(line, f"id {row.get('id')!r} is not among the sentences it belongs to.")
+            problems.add(line, f"id {short(row.get('id'))} is not among the sentences it belongs to.")
         elif place <= last:
-            problems.add(line, f"id {row.get('id')!r} stands there twice or out of the order of the sentences.")
+            problems.add(line, f"id {short(row.get('id'))} stands there twice or out of the order of the sentences.")
         last = max(last, place)
     problems.raise_if_any()
 

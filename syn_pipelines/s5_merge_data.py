@@ -13,6 +13,7 @@ run     python syn_pipelines/s5_merge_data.py --file_name=weibo --save_type_name
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,16 +24,17 @@ from typing import Any
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import ITEM_KEYS, Canonical, FusionStats, as_entity, extension_spans, label_file
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import Problems, file_hash, read_objects, write_json, write_jsonl
+from syn_pipelines.utils.jsonl import Problems, file_hash, read_json, read_objects, write_json, write_jsonl
 from syn_pipelines.utils.labels import AliasMap, check_maps, clashes, read_target_labels
 from syn_pipelines.utils.language import Language, language_of
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, blankless, command_of, load_options, option
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
-from syn_pipelines.utils.records import Record, read_sentences, read_train
+from syn_pipelines.utils.records import Record, read_sentences, read_train, short
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
 
 STEP = "s5_merge_data"
+STATUSES = ("ok", "repaired", "rejected", "failed")  # of an annotation
 KNOWLEDGE = PROJECT_ROOT / "data" / "fusion_knowledge"
 
 
@@ -130,7 +132,7 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Languag
     maps = [paths.train, paths.labels, Path(opts.entity_label), Path(opts.pos_label)]
     publisher = Publisher(paths, STEP, settings_of(opts), [*maps, *(p for found in inputs.values() for p in found)],
                           command_of(opts, is_syn=int(synthetic), config=None, seed=None))
-    missing = [f"{inputs[size][0]}" for size in SIZES if not inputs[size][0].is_file()]
+    missing = [f"{inputs[size][0]}" for size in SIZES if not os.path.lexists(inputs[size][0])]
     if missing and not synthetic:
         raise UserError(f"{missing[0]}: does not exist. {paths.missing('s4_split_data')}")
     if missing:
@@ -179,7 +181,7 @@ def current_targets(paths: RunPaths, size: int) -> Path | None:
 def _say_what_is_missing(paths: RunPaths, summary: Summary, inputs: Mapping[int, Sequence[Path]], synthetic: bool) -> None:
     step = "s3_predict_syn_data" if synthetic else "s1_predict_data"
     for mode, path in zip(MODES, inputs[1000][1:]):
-        if not path.is_file():
+        if not os.path.lexists(path):
             summary.warn(f"{path}: not there, merged without {mode} labels. Make it with: {paths.command(step, mode=mode)}, "
                          f"then {paths.command('s4_split_data')}")
         elif read_manifest(path).get("complete") is False:
@@ -234,7 +236,7 @@ class Merge:
     def _items(self, mode: str, joined: Joined, sentence: Record) -> Sequence[Mapping[str, str]]:
         row = joined.of(sentence)
         if row and not _is_annotation(row, mode):
-            joined.refuse(f"holds no 'status' or no list 'items' of objects with the texts {' and '.join(ITEM_KEYS[mode])}.")
+            joined.refuse(f"holds no known 'status' or no list 'items' of objects with the texts {' and '.join(ITEM_KEYS[mode])}.")
             row = None
         self.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
         return row["items"] if row else []
@@ -263,7 +265,7 @@ class Merge:
 def _is_annotation(row: Record, mode: str) -> bool:
     status, items = row.get("status"), row.get("items")
     surface, kind = ITEM_KEYS[mode]
-    return isinstance(status, str) and isinstance(items, list) and all(
+    return status in STATUSES and isinstance(items, list) and all(
         isinstance(i, dict) and isinstance(i.get(surface), str) and isinstance(i.get(kind), str) for i in items)
 
 
@@ -275,7 +277,7 @@ class Joined:
 
     def __init__(self, path: Path, advice: str) -> None:
         self._problems = Problems(path, advice)
-        self._rows = read_objects(path, self._problems) if path.is_file() else iter(())
+        self._rows = read_objects(path, self._problems) if os.path.lexists(path) else iter(())
         self._line, self._next = 0, next(self._rows, None)
 
     def of(self, sentence: Record, *, required: bool = False) -> Record | None:
@@ -299,7 +301,7 @@ class Joined:
         self._problems.raise_if_any()
         if self._next is not None:
             line, row = self._next
-            self._problems.add(line, f"id {row.get('id')!r} is not among the sentences of this subset, or out of their order.")
+            self._problems.add(line, f"id {short(row.get('id'))} is not among the sentences of this subset, or out of their order.")
             self._problems.raise_if_any()
 
 
@@ -307,8 +309,8 @@ def _write_unmapped(opts: Options, paths: RunPaths, half: str, stats: FusionStat
     """unmapped_labels.json: types that no alias names, most frequent first, with the line to add. Keeps the other half."""
     path = paths.run / "unmapped_labels.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(path)
+    except UserError:  # it is made anew
         content = None
     kept = content if isinstance(content, dict) else {}
     files = {"entity": (opts.entity_label, "OTHER"), "pos": (opts.pos_label, "WORD")}

@@ -7,6 +7,7 @@ run     python syn_pipelines/s6_combine_syn_fusion_label.py --file_name=weibo --
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ def run(opts: Options) -> Summary:
         summary.warnings += warn_of_stale(paths, [paths.label_file(kind) for kind in ("fusion", "synthetic_fusion")])
         parts = {0: paths.label_file("fusion"), 1: paths.label_file("synthetic_fusion")}
         targets, counts = _read(parts[0], paths.missing("s5_merge_data", is_syn=0))
-        if parts[1].is_file():
+        if os.path.lexists(parts[1]):
             others, more = _read(parts[1], "")
             if others != targets:
                 raise UserError(f"{parts[1]}: its target labels are not those of {parts[0].name}. Run step 5 again.")

@@ -11,6 +11,7 @@ run     python syn_pipelines/s7_pred_syn_data.py --file_name=weibo --save_type_n
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -83,7 +84,7 @@ def run(opts: Options) -> Summary:
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary, lock(paths.journals, STEP):
         sources = {size: paths.sized(size, "train_{n}_synthetic") for size in SIZES}
-        present = [size for size in SIZES if sources[size].is_file()]
+        present = [size for size in SIZES if os.path.lexists(sources[size])]
         advice = f"Make it with: {paths.command('s2_continous_generation')}, then {paths.command('s4_split_data')}"
         if not present:
             raise UserError(f"{sources[1000]}: does not exist. {advice}")

@@ -11,7 +11,6 @@ run     python syn_pipelines/s8_process_label_and_combine.py --file_name=weibo -
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from syn_pipelines import s5_merge_data as s5
+from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import label_file
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import write_json, write_jsonl
+from syn_pipelines.utils.jsonl import read_json, write_json, write_jsonl
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import Publisher, is_current, warn_of_stale
 from syn_pipelines.utils.options import command_of, load_options
@@ -47,8 +47,8 @@ def is_done(opts: Options, paths: RunPaths) -> bool:
 def _is_present_current(paths: RunPaths) -> bool:
     """Whether present.json says what it would say now: it depends on the working directory and on dev and test."""
     try:
-        return json.loads(present_path(paths).read_text(encoding="utf-8")) == present(paths)
-    except (OSError, ValueError):
+        return read_json(present_path(paths)) == present(paths)
+    except UserError:
         return False
 
 

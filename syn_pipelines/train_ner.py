@@ -17,13 +17,14 @@ run     python syn_pipelines/train_ner.py --file_name=weibo --save_type_name=GLM
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from syn_pipelines.ner.data import LabelSet, Sentence
-from syn_pipelines.ner.side_files import remove_checkpoint
+from syn_pipelines.ner.data import LabelSet, Sentence, unknown_labels
+from syn_pipelines.ner.side_files import has_checkpoint, remove_checkpoint
 from syn_pipelines.ner.team import is_helper
 from syn_pipelines.ner.train_config import LABEL_WEIGHTINGS, TrainConfig, drop_labels
 from syn_pipelines.utils.errors import UserError
@@ -163,6 +164,11 @@ def train_config(opts: Options, device: str) -> TrainConfig:
 
 
 def is_done(opts: Options, paths: RunPaths) -> bool:
+    """Whether this very model is there, and its training has left nothing that ``run`` would take away."""
+    return _is_made(opts, paths) and not has_checkpoint(model_folder(opts, paths))
+
+
+def _is_made(opts: Options, paths: RunPaths) -> bool:
     """Whether this very model is there, made from the data as they are now."""
     folder = model_folder(opts, paths)
     wanted = [folder, last_folder(folder)] if opts.keep_last else [folder]
@@ -182,7 +188,7 @@ def run(opts: Options) -> Summary:
     if opts.export_hf and Path(opts.export_hf).resolve() in (folder.resolve(), last_folder(folder).resolve()):
         raise UserError(f"--export_hf={opts.export_hf}: is the model's own folder. Name another one for the copy.")
     with step_log(opts, paths) as summary, lock(*lock_of(folder, paths)):
-        if is_done(opts, paths):
+        if _is_made(opts, paths):
             remove_checkpoint(folder)  # a kill may have come between the model and this
             summary.up_to_date = True
             summary.outputs[str(folder)] = 1
@@ -218,7 +224,7 @@ def lock_of(folder: Path, paths: RunPaths) -> tuple[Path, str]:
 def _help(opts: Options, paths: RunPaths) -> Summary:
     """The part of a process that only shares the computing: it reads, trains, and writes nothing."""
     logging.getLogger("syn_pipelines").setLevel(logging.ERROR)
-    if not is_done(opts, paths):
+    if not _is_made(opts, paths):
         _train(opts, *read_inputs(Inputs.of(opts, paths), opts), model_folder(opts, paths))
     return Summary(STEP)
 
@@ -233,8 +239,12 @@ def read_inputs(inputs: Inputs, opts: Options) -> tuple[list[Sentence], list[Sen
     labels = LabelSet.read(inputs.labels, inputs.missing)
     targets = labels.targets if inputs.labels.suffix != ".json" else None
     sentences = [Sentence.from_record(r) for r in read_sentences(inputs.train, targets=targets, missing=inputs.missing)]
+    if unknown := unknown_labels(sentences, labels):
+        label, count = unknown.most_common(1)[0]
+        raise UserError(f"{inputs.train}: holds {count} spans of {label!r}, which is not in the label set of {inputs.labels}. "
+                        f"Train with the label file that belongs to these data. {inputs.missing}")
     dev = []
-    if inputs.dev.is_file():
+    if os.path.lexists(inputs.dev):  # a link to nothing is told, not taken for none
         dev = [Sentence.from_record(row) for row in read_sentences(inputs.dev, targets=labels.targets)]
     names = [name.strip() for name in opts.drop_labels.split(",") if name.strip()]
     try:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 
+import hypothesis
 import pytest
 from scripted import ScriptedBackend, write_data_set
 
 from syn_pipelines.utils import annotate
+
+hypothesis.settings.register_profile("any pace", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.load_profile("any pace")
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ KNOWN_FIELDS = {"model", "messages", "max_tokens", "temperature", "top_p", "seed
 class Fault:
     """What to do instead of answering. One of: a status with its message; raw bytes (with a status or 200); ``drop`` the
     connection; ``hang_s`` seconds before a normal answer; ``cut`` the body of a normal answer in the middle. ``charset``: what a
-    status says its message is written in."""
+    status says its message is written in. ``endless``: a body without an end, at any status. ``headers``: more of them."""
 
     status: int = 200
     message: str = "something went wrong"
@@ -42,6 +42,8 @@ class Fault:
     hang_s: float = 0.0
     cut: bool = False
     charset: str = ""
+    endless: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -229,10 +231,13 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
                 self.connection.close()
+            elif fault.endless:
+                self._send_on(fault.status)
             elif fault.raw is not None:
-                self._send(fault.status, fault.raw)
+                self._send(fault.status, fault.raw, more=fault.headers)
             elif fault.status != 200:
-                self._send(fault.status, error_body(fault.message, fault.code, fault.parameter), fault.retry_after, fault.charset)
+                self._send(fault.status, error_body(fault.message, fault.code, fault.parameter), fault.retry_after, fault.charset,
+                           fault.headers)
             else:
                 status, content = state.reply(body)
                 self._send(status, content[:len(content) // 2] if fault.cut else content)
@@ -247,12 +252,24 @@ def _handler(state: FaultServer) -> type[BaseHTTPRequestHandler]:
             self._send(401, error_body(f"Incorrect API key provided: {given}", "invalid_api_key"))
             return False
 
-        def _send(self, status: int, content: bytes, retry_after: str = "", charset: str = "") -> None:
+        def _send_on(self, status: int) -> None:
+            """Half an answer and blanks, until the client has had enough."""
+            self.close_connection = True
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b'{"choices": [{"message": {"content": "[')
+            while True:
+                self.wfile.write(b" " * 65536)
+
+        def _send(self, status: int, content: bytes, retry_after: str = "", charset: str = "",
+                  more: Mapping[str, str] | None = None) -> None:
             self.send_response(status)
             self.send_header("Content-Type", f"application/json; charset={charset}" if charset else "application/json")
             self.send_header("Content-Length", str(len(content)))
             if retry_after:
                 self.send_header("Retry-After", retry_after)
+            for name, value in (more or {}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 

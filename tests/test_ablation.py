@@ -519,7 +519,7 @@ def test_labels_that_the_label_file_lacks_are_named_before_any_training(data):
     path = data / "demo" / "GLM4" / "label_fusion.json"
     content = read_json(path)
     path.write_text(json.dumps({name: row for name, row in content.items() if name != "PERSON"}), encoding="utf-8")
-    with pytest.raises(UserError, match="train_500_fusion.jsonl: .* spans have the label 'PERSON', which is not in .*label_fusion"):
+    with pytest.raises(UserError, match="train_500_fusion.jsonl: .* spans of 'PERSON', which is not in .*label_fusion"):
         ablate(data)
 
 

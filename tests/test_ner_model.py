@@ -157,7 +157,7 @@ def test_a_save_that_fails_leaves_the_old_model_and_nothing_beside_it(tmp_path, 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("syn_pipelines.ner.storage.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"model: the model cannot be written \(No space left on device\)"):
         toy_model[0].save(folder)
     assert [p.name for p in tmp_path.iterdir()] == ["model"] and (folder / "config.json").read_bytes() == before
 

@@ -35,7 +35,7 @@ from syn_pipelines import s8_process_label_and_combine as s8
 from syn_pipelines import train_ner
 from syn_pipelines.ner import training
 from syn_pipelines.ner.encoders import ScratchConfig
-from syn_pipelines.ner.side_files import checkpoint_path
+from syn_pipelines.ner.side_files import checkpoint_path, checkpoint_workplace
 from syn_pipelines.ner.train_config import TrainConfig
 from syn_pipelines.train_ner import weights_path
 from syn_pipelines.utils.errors import UserError
@@ -93,6 +93,19 @@ def test_a_second_training_finds_the_model_and_changed_data_train_again(trained)
     write_rows(path, read_rows(path)[:-1])
     assert not step(train_ner, trained, size=250, max_steps=40).up_to_date
     assert weights.read_bytes() != before["ner/fusion_250/model.safetensors"]
+
+
+@pytest.mark.parametrize("left", [checkpoint_path, checkpoint_workplace])
+def test_a_checkpoint_that_a_kill_left_beside_a_complete_model_is_work_to_do(trained, left):
+    opts = load_options(train_ner.Options, False, {"file_dir": str(trained), "file_name": "demo", "size": 250, "max_steps": 40})
+    assert train_ner.is_done(opts, RunPaths.of(opts))
+    before = all_bytes(run_folder(trained))
+    path = left(run_folder(trained) / "ner" / "fusion_250")
+    path.mkdir() if left is checkpoint_workplace else path.write_bytes(b"of the training")
+    assert not train_ner.is_done(opts, RunPaths.of(opts))
+    assert train_ner.run(opts).up_to_date
+    assert not path.exists() and train_ner.is_done(opts, RunPaths.of(opts))
+    assert all_bytes(run_folder(trained)) == before
 
 
 def test_training_again_from_nothing_gives_the_same_bytes(trained):

@@ -137,7 +137,7 @@ def test_a_missing_task_names_the_tasks():
 
 def test_a_prompt_in_another_encoding_is_named(tmp_path: Path):
     (tmp_path / "pos.xx.v1.txt").write_bytes("句子 {{sentence}}".encode("gbk"))
-    with pytest.raises(UserError, match=r"pos\.xx\.v1\.txt: not UTF-8"):
+    with pytest.raises(UserError, match=r"pos\.xx\.v1\.txt:1: not UTF-8"):
         load_prompt("pos", "xx", folder=tmp_path)
 
 

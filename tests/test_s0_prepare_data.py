@@ -447,11 +447,21 @@ def test_a_data_set_of_another_origin_is_not_replaced(home):
     prepare(TEN)
     manifest_path(Path("sets/d/train_1000.jsonl")).unlink()
     before = files()
-    text = message(TEN)
+    text = message(TEN, size=5)
     assert "sets/d/train_1000.jsonl: exists and was not made by this step" in text and "--overwrite" in text
     assert files() == before
-    prepare(TEN, overwrite=True)
-    assert len(rows()) == 10
+    prepare(TEN, size=5, overwrite=True)
+    assert len(rows()) == 5
+
+
+def test_what_this_step_left_without_a_manifest_when_it_was_killed_is_not_refused(home):
+    prepare(TEN)
+    whole = files()
+    for gone in (["train_1000.manifest.json"], ["train_1000.manifest.json", "train_1000.jsonl"]):
+        for name in gone:
+            Path("sets/d", name).unlink()
+        prepare(TEN)
+        assert files() == whole
 
 
 @pytest.mark.parametrize("name", ["dev.jsonl", "test.jsonl"])

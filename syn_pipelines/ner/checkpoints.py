@@ -27,7 +27,8 @@ from syn_pipelines.ner.side_files import checkpoint_path, checkpoint_workplace, 
 from syn_pipelines.ner.train_config import TrainConfig
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import differing
-from syn_pipelines.utils.jsonl import sync_folder
+from syn_pipelines.utils.jsonl import open_regular, sync_folder
+from syn_pipelines.utils.llm.checkpoints import first_line
 
 VERSION = 1
 METADATA, CHECKSUM = "syn_pipelines", "sha256"
@@ -84,7 +85,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, fingerprint: Mapping[
     except (OSError, SafetensorError) as error:  # the latter is its form of the former
         shutil.rmtree(workplace, ignore_errors=True)
         raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}). Make room, then run the "
-                        "same command again: it goes on from the last checkpoint.") from None
+                        "same command again (without --restart): it goes on from the last checkpoint.") from None
 
 
 def read_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint | None:
@@ -94,24 +95,26 @@ def read_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint | 
         UserError: it is broken, or of a training with other data or options (names the differences).
     """
     try:
+        open_regular(path).close()  # the library would wait for the other end of a pipe
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             flat = {key: file.get_tensor(key) for key in file.keys()}
         if metadata[CHECKSUM] != _checksum(flat, metadata[METADATA]):  # else a damaged disk would give another model
             raise ValueError("its content and its checksum disagree")
         content = json.loads(metadata[METADATA])
+        made_with, values = dict(content["fingerprint"]), dict(content["values"])
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no checkpoint that can be read ({error}). {BEGIN_ANEW}") from None
-    if differences := differing(content["fingerprint"], fingerprint):
+    except Exception as error:  # of damaged files the library raises many kinds
+        raise UserError(f"{path}: is no checkpoint that can be read ({first_line(error)}). {BEGIN_ANEW}") from None
+    if differences := differing(made_with, fingerprint):
         raise UserError(f"{path}: this training was begun otherwise: {differences}. Go on with the same data and "
                         f"options as then. {BEGIN_ANEW}")
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
         group, _, name = key.partition("/")
         tensors.setdefault(group, {})[name] = tensor
-    return Checkpoint(tensors, content["values"])
+    return Checkpoint(tensors, values)
 
 
 class Checkpoints:

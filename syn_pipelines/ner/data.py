@@ -15,7 +15,7 @@ from pathlib import Path
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import read_json
-from syn_pipelines.utils.labels import OUTSIDE, read_target_labels
+from syn_pipelines.utils.labels import OUTSIDE, name_problem, read_target_labels
 from syn_pipelines.utils.language import DENSE_SHARE
 
 Entity = tuple[int, int, str]
@@ -111,6 +111,8 @@ class LabelSet:
             raise UserError(f"{source}: the first label is {next(iter(rows), None)!r}, not 'O'. Put O first.")
         targets, extensions, counts = [], [], {}
         for name, row in list(rows.items())[1:]:
+            if problem := name_problem(name):
+                raise UserError(f"{source}: label {name!r} {problem}. Rename it.")
             if not isinstance(row, Mapping) or not isinstance(row.get("is_target"), bool):
                 raise UserError(f"{source}: label {name!r} has no \"is_target\" true or false. Add it.")
             if row["is_target"]:
@@ -120,7 +122,7 @@ class LabelSet:
                 targets.append(name)
                 continue
             count = row.get("count")
-            if not isinstance(count, int) or count < 1:
+            if type(count) is not int or count < 1:
                 raise UserError(f"{source}: extension label {name!r} has count {count!r}; it needs at least 1. "
                                 "Write the number of its spans, or remove the label.")
             extensions.append(name)

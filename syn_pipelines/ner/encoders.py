@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from syn_pipelines.ner.data import PAD_ID, UNKNOWN_ID, Vocabulary
 from syn_pipelines.ner.dropout import dropout
+from syn_pipelines.ner.head import MOST
 from syn_pipelines.ner.pieces import Inputs, Splitter, Window, in_bucket, loading, pool_pieces, positions_of
 from syn_pipelines.utils.errors import UserError
 
@@ -33,6 +34,11 @@ class ScratchConfig:
     layers: int = 1
     dropout: float = 0.4
     word_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, most in (("embedding", MOST), ("hidden", MOST), ("layers", 64)):
+            if type(getattr(self, name)) is not int or not 0 < getattr(self, name) <= most:
+                raise ValueError(f"{name} must be a whole number from 1 to {most}, got {getattr(self, name)!r}")
 
 
 class BiLSTM(nn.Module):

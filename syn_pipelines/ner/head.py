@@ -22,6 +22,7 @@ from syn_pipelines.ner.dropout import dropout
 INITIAL_LOGIT = -4.0
 # Distances of last token and start from -15 to 14, those beyond share the outer ones.
 SIZES, SIZE_OFFSET = 30, 15
+MOST = 1024  # of any size in a configuration; a damaged one must not fill the memory
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class HeadConfig:
     dropout: float = 0.4
 
     def __post_init__(self) -> None:
+        for name in ("channels", "biaffine_heads", "size_embedding", "attention_heads"):
+            if type(getattr(self, name)) is not int or not 0 < getattr(self, name) <= MOST:
+                raise ValueError(f"{name} must be a whole number from 1 to {MOST}, got {getattr(self, name)!r}")
+        if self.max_width is not None and (type(self.max_width) is not int or self.max_width < 1):
+            raise ValueError(f"max_width must be a whole number from 1 on or null, got {self.max_width!r}")
+        if type(self.window) is not int or not 0 <= self.window <= MOST:
+            raise ValueError(f"window must be a whole number from 0 to {MOST}, got {self.window!r}")
         for name in ("biaffine_heads", "attention_heads"):
             if self.channels % getattr(self, name):
                 raise ValueError(f"{self.channels} channels cannot be split into {getattr(self, name)} {name}")

@@ -72,6 +72,8 @@ class NerModel(nn.Module):
         super().__init__()
         if decode not in DECODE_MODES:
             raise ValueError(f"decode must be one of {DECODE_MODES}, got {decode!r}")
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie between 0 and 1, got {threshold!r}")
         self.encoder = encoder
         self.labels = labels
         self.decode = decode

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.llm.checkpoints import first_line, quiet
+from syn_pipelines.utils.llm.checkpoints import brings_code, first_line, quiet, refuse_special_files
 
 Inputs = dict[str, Tensor]
 
@@ -205,10 +205,15 @@ def loading(path: str | Path, what: str, advice: str) -> Iterator[None]:
 
     What its classes raise for a broken file is anything from a KeyError to a bare Exception.
     """
+    if Path(path).is_dir():
+        refuse_special_files(Path(path))
     try:
         with quiet():
             yield
     except UserError:
         raise
     except Exception as error:
+        if "trust_remote_code" in str(error) or (Path(path).is_dir() and brings_code(Path(path))):
+            raise UserError(f"{path}: no {what} could be loaded: it needs code that comes with the checkpoint, which is never run "
+                            f"for NER models. Name a checkpoint that transformers itself knows.") from error
         raise UserError(f"{path}: no {what} could be loaded ({first_line(error)}). {advice}") from error

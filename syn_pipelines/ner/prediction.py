@@ -13,7 +13,7 @@ from syn_pipelines.ner.data import MAX_TOKENS, LabelSet, chunked, split_long, wi
 from syn_pipelines.ner.decoding import Span
 from syn_pipelines.ner.model import NerModel
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.llm.transformers_loading import parse_gpus
+from syn_pipelines.utils.llm.transformers_loading import free_memory, is_out_of_memory, parse_gpus
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +74,25 @@ def predict_stream(model: EntityModel, sentences: Iterable[Sequence[str]], batch
         found: list[list[Span]] = [[] for _ in pieces]
         for chunk in chunked(order, batch_size):
             for batch in within_cells(chunk, cells):
-                for n, spans in zip(batch, model.predict([pieces[n][2] for n in batch])):
+                for n, spans in zip(batch, _predict(model, [pieces[n][2] for n in batch])):
                     found[n] = spans
         whole: list[list[Span]] = [[] for _ in pool]
         for (k, first, _), spans in zip(pieces, found):
             whole[k] += [replace(s, start=s.start + first, end=s.end + first) if first else s for s in spans]
         yield from whole
+
+
+def _predict(model: EntityModel, sentences: Sequence[Sequence[str]]) -> list[list[Span]]:
+    """``model.predict``, in halves where the memory does not suffice for all at once."""
+    try:
+        return model.predict(sentences)
+    except Exception as error:
+        if len(sentences) == 1 or not is_out_of_memory(error):
+            raise
+    free_memory()  # out here no exception holds tensors any more
+    half = len(sentences) // 2
+    log.warning("out of memory with %d sentences at once: going on with %d", len(sentences), half)
+    return _predict(model, sentences[:half]) + _predict(model, sentences[half:])
 
 
 def _tokens(sentence: Sequence[str]) -> Sequence[str]:

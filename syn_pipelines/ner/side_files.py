@@ -27,6 +27,11 @@ def checkpoint_workplace(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.checkpoint.part")
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is anything that ``remove_checkpoint`` would take away."""
+    return checkpoint_path(folder).exists() or checkpoint_workplace(folder).exists()
+
+
 def remove_checkpoint(folder: Path) -> None:
     """Take away the checkpoint of a training that is complete, or not to go on."""
     checkpoint_path(folder).unlink(missing_ok=True)

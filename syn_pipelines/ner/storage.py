@@ -20,12 +20,14 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from syn_pipelines.ner.data import LabelSet, Vocabulary
+from syn_pipelines.ner.data import DENSE_COLUMNS, SPACED_COLUMNS, LabelSet, Vocabulary
 from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, ScratchEncoder, load_encoder
 from syn_pipelines.ner.head import HeadConfig
 from syn_pipelines.ner.model import NerModel
 from syn_pipelines.ner.pieces import has_vocabulary, load_tokenizer
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import read_json
+from syn_pipelines.utils.llm.checkpoints import first_line
 
 FORMAT = "syn_pipelines-ner"
 FORMAT_VERSION = 2
@@ -57,8 +59,12 @@ def save_model(model: NerModel, folder: Path, *, card: str = "") -> Path:
         for path in sorted(fresh.rglob("*")):
             _flush(path)
         _flush(fresh)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)  # half a model must not go on filling a full disk
+        if _is_of_system(error):
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+            raise UserError(f"{folder}: the model cannot be written ({reason}). Mend this, then run the same command again: a "
+                            "training goes on from its last checkpoint.") from error
         raise
     if folder.exists():
         folder.rename(old)
@@ -86,11 +92,13 @@ def load_model(folder: Path, *, base: str | None = None, device: str = "cpu") ->
         head = HeadConfig(**config["head"])
         encoder = _build_encoder(folder, config["encoder"], base)
         model = NerModel(encoder, labels, head, decode=config["decode"], threshold=config["threshold"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG}: broken model configuration ({error}). Train the model again.") from None
+    except UserError:
+        raise
+    except Exception as error:  # sizes that no machine has, or that torch trips over in its own way
+        raise UserError(f"{folder / CONFIG}: broken model configuration ({first_line(error)}). Train the model again.") from None
     try:
         model.load_state_dict(load_file(weights_path))
-    except (SafetensorError, RuntimeError) as error:
+    except Exception as error:  # of damaged files the library also raises KeyError and OSError
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{weights_path}: the weights do not fit the model's configuration ({reason}). "
                         "Train the model again.") from None
@@ -107,8 +115,8 @@ def _may_replace(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(folder / CONFIG)
+    except UserError:
         return not any(folder.iterdir())
     return isinstance(config, dict) and config.get("format") == FORMAT
 
@@ -134,11 +142,13 @@ def _write_files(model: NerModel, folder: Path) -> None:
     _write_json(folder / LABELS, model.labels.to_dict())
     # clone: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    try:
-        save_file(tensors, folder / WEIGHTS)
-    except SafetensorError as error:  # its form of an OSError
-        raise UserError(f"{folder / WEIGHTS}: cannot be written ({error}). Make room, then train again.") from None
+    save_file(tensors, folder / WEIGHTS)
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors gives its file to the owner alone
+
+
+def _is_of_system(error: BaseException) -> bool:
+    """Whether the disk is to blame: writers in Rust report that in forms of their own."""
+    return isinstance(error, (OSError, SafetensorError)) or (type(error) is Exception and "os error" in str(error))
 
 
 def _without_paths(path: Path) -> None:
@@ -153,7 +163,7 @@ def _without_paths(path: Path) -> None:
 def _build_encoder(folder: Path, config: dict, base: str | None) -> ScratchEncoder | PretrainedEncoder:
     settings = {name: value for name, value in config.items() if name != "kind"}
     if config["kind"] == "scratch":
-        return ScratchEncoder(ScratchConfig(**settings), Vocabulary(_read_json(_existing(folder, VOCABULARY))))
+        return ScratchEncoder(ScratchConfig(**settings), _read_vocabulary(_existing(folder, VOCABULARY)))
     inner = folder / ENCODER
     sources = {}
     for part, there in {"config": (inner / CONFIG).is_file(), "tokenizer": has_vocabulary(inner)}.items():
@@ -163,6 +173,14 @@ def _build_encoder(folder: Path, config: dict, base: str | None) -> ScratchEncod
         sources[part] = inner if there else base
     encoder = load_encoder(sources["config"], weights=False)
     return PretrainedEncoder(encoder, load_tokenizer(sources["tokenizer"]), **settings)
+
+
+def _read_vocabulary(path: Path) -> Vocabulary:
+    columns = _read_json(path)
+    if not isinstance(columns, dict) or not columns.keys() <= {*DENSE_COLUMNS, *SPACED_COLUMNS} or not all(
+            isinstance(strings, list) and all(isinstance(s, str) for s in strings) for strings in columns.values()):
+        raise UserError(f"{path}: is no vocabulary of feature columns. Copy it from the training, or train again.")
+    return Vocabulary(columns)
 
 
 def read_config(folder: Path) -> dict:
@@ -201,10 +219,7 @@ def _existing(folder: Path, name: str) -> Path:
 
 
 def _read_json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: broken JSON ({error}). Train the model again.") from None
+    return read_json(path, "Train the model again, or copy the file anew.", strict=False)
 
 
 def _write_json(path: Path, value, *, ascii_only: bool = False) -> None:

@@ -151,25 +151,25 @@ def _judged(text: str, judge: _Judge, cut: bool) -> Iterator[Candidate]:
 
 def _without_source(parts: list[Segment], source: str) -> list[Segment]:
     """Split off the source where a line of prose begins with it word for word; only its first copy."""
+    wanted = [char.casefold() for char in source if not char.isspace()]
+    while wanted and not wanted[-1].isalnum():
+        wanted.pop()
     for i, (text, reason) in enumerate(parts):
         starts = [] if reason else [match.start() for match in re.finditer(r"^[^\S\n]*\S", text, re.MULTILINE)]
         for start in starts:
-            end = _end_of_copy(text, start, source)
+            end = _end_of_copy(text, start, wanted)
             if end:
                 split = [(text[:start], ""), (text[start:end], "copy_of_source"), (text[end:], "")]
                 return [*parts[:i], *(part for part in split if part[0].strip()), *parts[i + 1 :]]
     return parts
 
 
-def _end_of_copy(text: str, start: int, source: str) -> int:
-    """Offset in ``text`` after a copy of ``source`` that begins at ``start`` and the marks behind it; 0 for no copy.
+def _end_of_copy(text: str, start: int, wanted: Sequence[str]) -> int:
+    """Offset in ``text`` after a copy of the source that begins at ``start`` and the marks behind it; 0 for no copy.
 
-    White space and case do not count, nor do marks at the source's end. The text must not go on with the same word:
-    小明去了北京 is no head of 小明去了北京大学读书.
+    wanted: the source's characters without case and white space, up to its last letter or digit. The text must not go on
+    with the same word: 小明去了北京 is no head of 小明去了北京大学读书.
     """
-    wanted = [char.casefold() for char in source if not char.isspace()]
-    while wanted and not wanted[-1].isalnum():
-        wanted.pop()
     matched, position = 0, start
     while position < len(text) and matched < len(wanted):
         if not text[position].isspace():

@@ -15,12 +15,12 @@ _LINE_BREAK = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]|<br\\s*/?>"
 
 _THINK = r"(?:think|thinking|thought|reasoning)"
 _THINKING = re.compile(
-    rf"<({_THINK})\b[^>]*>.*?(?:</\1\s*>|\Z)"
+    rf"<({_THINK})\b[^<>]*>.*?(?:</\1\s*>|\Z)"
     rf"|\A(?:(?!<{_THINK}\b).)*?</{_THINK}\s*>",  # the opening tag is often part of the chat template
     re.DOTALL | re.IGNORECASE,
 )
 _FENCE = re.compile(
-    r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n`]*(?:\n|\Z)(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
+    r"^[ \t]*(```+|~~~+)[ \t]*(?![ \t])([\w+-]*)(?![\w+-])[^\n`]*(?:\n|\Z)(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
 )
 _TEXT_FENCES = frozenset({"text", "txt", "plaintext", "plain", "markdown", "md"})
 _MARKER = r"(?:<[|｜][^|｜<>\n]{1,40}[|｜]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|<(?:eos|bos|pad|unk)>)"
@@ -35,6 +35,7 @@ _OWN_TURN = re.compile(
     re.IGNORECASE,
 )
 
+_NOT_BLANK = re.compile(r"\S")
 _HTML_TAG = re.compile(
     r"</?(?:p|b|i|u|em|strong|span|div|ul|ol|li|h[1-6]|code|pre|hr|font|sub|sup)\b[^<>]*>", re.IGNORECASE
 )
@@ -66,7 +67,7 @@ _LABEL = re.compile(
     | 实体|文本|句子|原文|继续|回答|答案|答|输出|结果|注释|注|总结
     | 説明|解説|続き(?:の文章?)?|回答|出力|文章?|エンティティ(?:の説明)?
     | 설명|해설|이어쓰기|계속|답변|출력|문장|결과|개체(?:\ 설명)?
-    )\s*\d{0,2}[*_】\]]*\s*[:：][*_]*\s*""",
+    )\s*(?:(?:\d{1,2}[*_】\]]*|[*_】\]]+)\s*)?[:：][*_]*\s*""",
     re.VERBOSE | re.IGNORECASE,
 )
 _INLINE: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -116,9 +117,10 @@ def without_number(sentence: str) -> str:
 
 
 def _without_head(text: str) -> str:
-    while (marker := _OWN_TURN.match(text)) is not None:
-        text = text[marker.end() :]
-    return text
+    start = 0
+    while (marker := _OWN_TURN.match(text, start)) is not None:
+        start = marker.end()
+    return text[start:]
 
 
 def _until_next_turn(blocks: list[Segment]) -> Iterator[Segment]:
@@ -143,8 +145,11 @@ def _until_next_turn(blocks: list[Segment]) -> Iterator[Segment]:
 
 def _fence_reason(match: re.Match[str]) -> str:
     """A fence around prose is marked as text, or unmarked around the whole reply."""
-    alone = not (match.string[: match.start()] + match.string[match.end() :]).strip()
-    return "" if match[2].lower() in _TEXT_FENCES or (alone and not match[2]) else "markdown"
+    if match[2]:
+        return "" if match[2].lower() in _TEXT_FENCES else "markdown"
+    text = match.string
+    alone = _NOT_BLANK.search(text, match.end()) is None and _NOT_BLANK.search(text).start() >= match.start()
+    return "" if alone else "markdown"
 
 
 def _carve(

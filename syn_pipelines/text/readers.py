@@ -12,10 +12,10 @@ from typing import Any
 from syn_pipelines.text.tokens import tokenize_around
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import as_entity
-from syn_pipelines.utils.jsonl import Problems, read_json, read_lines, read_objects
-from syn_pipelines.utils.labels import name_problem
+from syn_pipelines.utils.jsonl import Problems, read_json, read_lines, read_objects, read_whole
+from syn_pipelines.utils.labels import OUTSIDE, name_problem
 from syn_pipelines.utils.records import Record, short
-from syn_pipelines.utils.tags import scheme_of, spans_of_tags
+from syn_pipelines.utils.tags import scheme_of, spans_of_tags, split_tag
 
 FORMATS = ("columns", "weibo", "json")
 ADVICE = "Correct these lines, or name the format with --format."
@@ -97,6 +97,8 @@ def _read_columns(source: Source, *, weibo: bool) -> None:
             problems.add(number, f"needs a token and a tag, got {short(columns)}; blanks or tabs part the columns.")
         elif weibo and not (match := _WEIBO_TOKEN.fullmatch(token)):
             problems.add(number, f"needs a character and its position digit, got {short(token)}.")
+        elif (parts := split_tag(tag)) and parts[1] == OUTSIDE:
+            problems.add(number, f"the tag {short(tag)} has the label 'O', which means no entity.")
         elif problem := _label_problem(tag):
             problems.add(number, f"the tag {short(tag)} {problem}.")
         else:
@@ -134,7 +136,7 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Mapping[st
     content = read_json(path)
     if not isinstance(content, (list, dict)):
         raise UserError(f"{path}: is neither a list of sentences nor JSON lines. Check the file and --format.")
-    text = path.read_bytes().decode("utf-8-sig")
+    text = read_whole(path).decode("utf-8-sig")
     line = begin = 0
     for number, (at, row) in enumerate(_list_entries(text), 1):
         line, begin = line + text.count("\n", begin, at), at

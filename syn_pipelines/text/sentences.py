@@ -8,7 +8,8 @@ stump does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 
 from .tokens import BEFORE_NUMBERS, EMAIL, EMOJI, TITLES, URL, WORDS
 
@@ -17,7 +18,10 @@ _CLOSERS = "”’」』）)】〕〗》〉］\\]｝}\"'＂~～"
 _AFTER_MARK = rf"(?:[{_CLOSERS}]|\[\d{{1,3}}\]|(?![0-9#*])(?:{EMOJI}))"
 # Marks, then what closes the sentence, as often as they alternate: 。” .) ！」。 ?!"
 _END = re.compile(rf"[{_MARKS}]+(?:{_AFTER_MARK}|\s+(?![0-9#*])(?:{EMOJI})|\s+[”」』）】》)]|[{_MARKS}])*")
-_FINISHED = re.compile(rf"[{_MARKS}](?:{_AFTER_MARK}|\s)*$")
+# Nothing follows the stars of these two: emoji can be taken apart in many ways, and a pattern that fails behind a row of
+# them tries all of those, twice as many with each emoji.
+_CLOSING = re.compile(rf"(?:{_AFTER_MARK}|\s)*")
+_TAIL = re.compile(rf"(?:{_AFTER_MARK}|[{_MARKS}]|\s)+")
 _ADDRESS = re.compile(rf"{URL}|{EMAIL}")
 # Quoted or bracketed text of moderate length; longer ones are more often a missing partner.
 _ENCLOSED = re.compile(
@@ -38,7 +42,7 @@ _ACRONYM = re.compile(r"(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,2}")  # U.S, a.m, Ph.D
 _KOREAN_DATE = re.compile(r"\d{4}\.\s?\d{1,2}(?:\.\s?\d{1,2})?$")
 _NAMES_WITH_MARK = ("Yahoo", "モーニング娘")  # Yahoo!, モーニング娘。: the mark is part of the name
 _NOT_BLANK = re.compile(r"\S")
-_ONLY_CLOSERS = re.compile(rf"(?:{_AFTER_MARK}|[{_MARKS}]|\s)*$")
+_LOOK_BACK = 64  # code points before a mark that tell whether it ends the sentence; no rule looks at more than 40
 _COMMAS = ",，、；;：:"
 # What follows a quotation that is part of a longer sentence, with no blank between.
 _CARRIES_ON = {"ja": "とはがをにでもなの", "zh": "的地得是也"}
@@ -69,7 +73,8 @@ def split_sentences(text: str, lang: str) -> list[tuple[str, bool]]:
 
 
 def _is_finished(sentence: str) -> bool:
-    if _FINISHED.search(sentence) is None:
+    last = max(map(sentence.rfind, _MARKS))
+    if last < 0 or _CLOSING.match(sentence, last + 1).end() < len(sentence):
         return False
     return not (
         _LIST_NUMBER.fullmatch(sentence.rstrip(".)）")) is not None
@@ -95,24 +100,35 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 def _boundaries(text: str, lang: str) -> Iterator[int]:
     """Offsets in ``text`` where one sentence ends and another begins, ascending, strictly inside the text."""
-    addresses = _spans(_ADDRESS, text)
-    enclosed = [(*span, _goes_on(text[span[1] : span[1] + 20], lang)) for span in _spans(_ENCLOSED, text)]
-    start = 0
+    addresses, enclosed = _spans(_ADDRESS, text), _spans(_ENCLOSED, text)
+    tail = next((span[0] for span in _spans(_TAIL, text)[-1:] if span[1] == len(text)), len(text))
+    start, letter = 0, -1  # of the sentence, and its first letter
     for match in _END.finditer(text):
-        if _ONLY_CLOSERS.match(text, match.end()):
+        if match.end() >= tail:
             return
         after = _NOT_BLANK.search(text, match.end())
-        if any(low < match.start() < high for low, high in addresses):
+        if _around(addresses, match.start()):
             continue
-        if any((start < low or goes_on) and _is_inside(text, match, low, high) for low, high, goes_on in enclosed):
-            continue
-        if _ends_here(text[start : match.start()].lstrip(), match, text[match.end() : after.start() + 20], lang):
+        if (span := _around(enclosed, match.start())) and _is_inside(text, match, *span):
+            if start < span[0] or _goes_on(text[span[1] : span[1] + 20], lang):
+                continue
+        if letter < start:
+            letter = next((i for i in range(start, len(text)) if text[i].isalpha()), len(text))
+        lower = letter < match.start() and text[letter].islower()
+        before = text[max(start, match.start() - _LOOK_BACK) : match.start()]
+        if _ends_here(before, match, text[match.end() : after.start() + 20], lang, lower):
             yield match.end()
             start = after.start()
 
 
 def _spans(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
     return [match.span() for match in pattern.finditer(text)]
+
+
+def _around(spans: Sequence[tuple[int, int]], place: int) -> tuple[int, int] | None:
+    """The one of the sorted spans, none of which overlap, that has ``place`` inside, its first character aside."""
+    i = bisect_left(spans, (place,)) - 1
+    return spans[i] if i >= 0 and place < spans[i][1] else None
 
 
 def _goes_on(rest: str, lang: str) -> bool:
@@ -125,24 +141,27 @@ def _goes_on(rest: str, lang: str) -> bool:
 
 
 def _is_inside(text: str, match: re.Match[str], low: int, high: int) -> bool:
-    """Whether the marks stand within the enclosed text[low:high] without ending the sentence around it.
+    """Whether marks within the enclosed text[low:high] leave the sentence around it open.
 
     The last mark before a closing quote may end the sentence, before a bracket only if another mark follows it.
     """
-    if not low < match.start() < high:
-        return False
     quoted = text[low] in "“「『\""
     return match.end() < high or (not quoted and not any(mark in _MARKS for mark in text[high : match.end()]))
 
 
-def _ends_here(before: str, match: re.Match[str], rest: str, lang: str) -> bool:
-    """Whether the marks of ``match`` end the sentence ``before``; ``rest`` is the beginning of what follows them."""
+def _ends_here(before: str, match: re.Match[str], rest: str, lang: str, lower: bool) -> bool:
+    """Whether the marks of ``match`` end a sentence.
+
+    before, rest: the end of what precedes them, from the sentence's start at most, and the beginning of what follows.
+    lower: the sentence opens in lower case. Who does not capitalise the first word (chat style) does not capitalise the
+    next sentence either.
+    """
     marks = re.match(rf"[{_MARKS}]+", match.group()).group()
     closers = match.group()[len(marks) :]
     gap, following = rest[0].isspace(), rest.lstrip()
     if (closers and _goes_on(rest, lang)) or (not gap and following[0] in _COMMAS) or following[0] in _MARKS:
         return False
-    if following[0].islower() and not _opens_in_lower_case(before):
+    if following[0].islower() and not lower:
         return False
     if marks in (".", "．"):
         return _dot_ends(before, bool(closers), gap, following, lang)
@@ -156,12 +175,6 @@ def _ends_here(before: str, match: re.Match[str], rest: str, lang: str) -> bool:
 def _is_caseless(char: str) -> bool:
     """A letter of a script without capitals: Chinese, Japanese, Korean."""
     return char.isalpha() and char.lower() == char.upper()
-
-
-def _opens_in_lower_case(before: str) -> bool:
-    """Chat style: who does not capitalise the first word does not capitalise the next sentence either."""
-    first = next((char for char in before if char.isalpha()), "A")
-    return first.islower()
 
 
 def _dot_ends(before: str, closed: bool, gap: bool, following: str, lang: str) -> bool:

@@ -113,10 +113,9 @@ def _spaced_spans(text: str) -> Iterator[Span]:
         if len(token) < 3 or ("'" not in token and "’" not in token) or "://" in token:
             yield start, end
             continue
-        cuts = [end]
-        while (clitic := _CLITIC.search(token)) is not None:  # from the right: "who'd've" holds two
-            token = token[: clitic.start()]
-            cuts.append(start + clitic.start())
+        cuts = [end]  # from the right: "who'd've" holds two; none is longer than 3
+        while (clitic := _CLITIC.search(text, max(start + 1, cuts[-1] - 3), cuts[-1])) is not None:
+            cuts.append(clitic.start())
         for cut in reversed(cuts):
             yield start, cut
             start = cut

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from syn_pipelines import train_ner
-from syn_pipelines.ner.data import unknown_labels
 from syn_pipelines.ner.train_config import label_weights, with_weights
 from syn_pipelines.utils.errors import UserError, did_you_mean
 from syn_pipelines.utils.jsonl import file_hash
@@ -79,10 +78,6 @@ class Material:
         """
         inputs = train_ner.Inputs.of(training, paths)
         sentences, _, labels = train_ner.read_inputs(inputs, training)
-        if unknown := unknown_labels(sentences, labels):
-            label, count = unknown.most_common(1)[0]
-            raise UserError(f"{inputs.train}: {count} spans have the label {label!r}, which is not in {inputs.labels}. "
-                            f"{inputs.missing}")
         config = with_weights(train_ner.train_config(training, "cpu"), sentences)
         learned = [s for s in sentences if config.syn_weight or not s.synthetic]
         weights = label_weights(learned, labels, config.ext_weight, config.label_weighting)

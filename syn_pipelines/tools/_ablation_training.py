@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ from typing import Any
 from syn_pipelines import train_ner
 from syn_pipelines.ner.side_files import checkpoint_path
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.jsonl import replacing, to_line
+from syn_pipelines.utils.jsonl import read_json, replacing, to_line
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import read_manifest
 from syn_pipelines.utils.options import PROJECT_ROOT, build_options
@@ -118,17 +119,25 @@ class Workshop:
 
     def result(self, task: Task) -> Result | None:
         """The stored result; None when there is none, or none that can be used."""
-        try:
-            result = json.loads(self.result_path(task).read_text(encoding="utf-8"))
-            usable = result["fingerprint"] == task.fingerprint and all(
-                len(counts) == 3 for split in SPLITS for counts in result[split])
-        except FileNotFoundError:
+        if not os.path.lexists(self.result_path(task)):
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        try:
+            result = read_json(self.result_path(task))
+            usable = result["fingerprint"] == task.fingerprint and _is_complete(result)
+        except (UserError, KeyError, TypeError):
             usable = False
         if not usable:
             log.warning("%s: cannot be used, this training runs again.", self.result_path(task))
         return result if usable else None
+
+
+def _is_complete(result: Result) -> bool:
+    """Whether all that tables and plots are made of is there. KeyError, TypeError: it is not."""
+    counts = [counts for split in SPLITS for counts in result[split]]
+    whole = all(len(three) == 3 and all(type(n) is int and 0 <= n < 1 << 31 for n in three) for three in counts)
+    seconds = result["seconds"]
+    return (whole and (seconds is None or type(seconds) in (int, float) and 0 <= seconds < math.inf)
+            and all(result[name] is None or type(result[name]) is int for name in ("steps", "sentences")))
 
 
 def train_and_score(task: Task, workshop: Workshop) -> None:

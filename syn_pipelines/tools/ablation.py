@@ -212,7 +212,7 @@ def plan(opts: Options, paths: RunPaths, workshop: Workshop) -> Plan:
     asked = [(kind, seed, "") for seed in opts.all_seeds for kind in opts.kinds]
     asked += [(base, seed, label) for seed in opts.all_seeds for label in labels]
     tasks = [Task(opts.training(*kind, seed, label), hashes[kind]) for kind, seed, label in asked]
-    results = {task: result for task in tasks if (result := workshop.result(task))}
+    results = {task: result for task in tasks if (result := workshop.result(task)) and len(result["test"]) == sentences}
     warnings = [text for material in materials.values() for text in material.warnings]
     for text in warnings:
         log.warning("%s", text)

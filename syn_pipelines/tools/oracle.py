@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from syn_pipelines.utils.dry_run import show
 from syn_pipelines.utils.fusion import FusionStats, extension_spans
 from syn_pipelines.utils.language import Language, language_of
 from syn_pipelines.utils.options import TextOptions, load_options, option
@@ -94,8 +94,7 @@ def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Result:
     if cmd_args is not False:
         if not opts.json:
             logging.getLogger(__name__).info("%s: gold entities fed back as the model's reply", opts.file_name)
-        print(json.dumps(result.as_dict(), ensure_ascii=False) if opts.json else result)
-        sys.stdout.flush()
+        show(json.dumps(result.as_dict(), ensure_ascii=False) if opts.json else str(result))
     return result
 
 

@@ -77,8 +77,9 @@ _QUOTE_OR_ESCAPE = {closers: re.compile(rf"\\.|[{closers}]", re.DOTALL) for clos
 _STOP = re.compile(r"```|</think", re.IGNORECASE)  # between members, these end a value that was never closed
 
 _BLANK = re.compile(r"(?:[\s\ufeff\u200b]|\\[nrt])*")
-_COMMENT = re.compile(r"(?://|\#)[^\n]*|/\*.{0,1000}?\*/", re.DOTALL)
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[\"'\\/bfnrt“”‘’＂＇])")
+_LINE_COMMENT = re.compile(r"(?://|\#)[^\n]*")
+_MAX_COMMENT = 1000  # code points between /* and */
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[\"'\\/bfnrt“”‘’＂＇])")
 _PLAIN_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORDS = {"null": None, "none": None, "nil": None, "undefined": None, "nan": None, "true": True, "false": False}
@@ -260,11 +261,16 @@ class _Reader:
 
     def _skip_blank(self) -> None:
         self.pos = _BLANK.match(self.text, self.pos).end()
-        while self.pos < len(self.text) and self.text[self.pos] in "/#":
-            comment = _COMMENT.match(self.text, self.pos)
-            if comment is None or self.stack[-1].key is not None:  # a value may be # or /, a member may not
-                return
-            self.pos = _BLANK.match(self.text, comment.end()).end()
+        while self.stack[-1].key is None and (end := self._comment_end()):  # a value may be # or /, a member may not
+            self.pos = _BLANK.match(self.text, end).end()
+
+    def _comment_end(self) -> int:
+        """Where the comment that begins at ``pos`` ends; 0 when there is none."""
+        if self.text.startswith("/*", self.pos):
+            end = self.text.find("*/", self.pos + 2, self.pos + 4 + _MAX_COMMENT)
+            return end + 2 if end >= 0 else 0
+        comment = _LINE_COMMENT.match(self.text, self.pos)
+        return comment.end() if comment else 0
 
     def _bare(self, frame: _Frame) -> None:
         pattern = _BARE_IN_PARENS if frame.closer == ")" else _BARE

@@ -44,10 +44,13 @@ _WRAPPER_KEYS = frozenset(_WRAPPERS) | {"entities", "words", "实体列表", "�
 _EXTRA = frozenset(_NOT_ASKED_FOR)
 _MAX_DEPTH = 16  # wrappers in wrappers; real replies have up to four
 
+_LONGEST_KEY = 200  # code points; sorting the accents of a long text takes the square of its length
 _KEY_NOISE = re.compile(r"[\s_\-\\\"'`*]+")
 
 
 def _folded(key: str) -> str:
+    if len(key) > _LONGEST_KEY:
+        return key
     return _KEY_NOISE.sub("", unicodedata.normalize("NFKC", key)).casefold()
 
 
@@ -159,7 +162,7 @@ class Found:
     def object(self, obj: Obj, under: str | None = None, depth: int = 0, in_list: bool = False) -> None:
         """Read an object that is an item, holds items, or maps one half of the items to the other."""
         if depth > _MAX_DEPTH:
-            return
+            return self.drop()
         groups = _split_repeats(obj.pairs)
         if len(groups) > 1:
             self.note("repeated_keys")
@@ -208,7 +211,7 @@ class Found:
         surface_key = _first(_SURFACE_KEYS[self.mode], keyed, _texts)
         types_key = _first(_TYPE_KEYS[self.mode], keyed, _texts)
         pairs: list[tuple[str, str]] = []
-        if surface_key is not None and type_key is not None:
+        if surface_key is not None and type_key is not None and not isinstance(keyed[type_key][1], list):
             pairs = [(surface, _type(keyed[type_key][1])) for surface in keyed[surface_key][1]]
         elif surface_key is not None and types_key is not None:
             surfaces, types = keyed[surface_key][1], keyed[types_key][1]

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from syn_pipelines.utils.dry_run import Job, model_name, plan
-from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.errors import ServiceError, UserError
 from syn_pipelines.utils.journal import Journal, Replies
 from syn_pipelines.utils.jsonl import file_hash, write_jsonl
 from syn_pipelines.utils.language import Language
 from syn_pipelines.utils.llm import Backend, Reply, Request, choose_backend
+from syn_pipelines.utils.llm.checkpoints import local_path
 from syn_pipelines.utils.manifest import Publisher, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import LabelOptions, LlmOptions, command_of
 from syn_pipelines.utils.paths import RunPaths
@@ -33,6 +34,10 @@ from syn_pipelines.utils.stored_replies import hashes, opened_journal, replies_s
 from syn_pipelines.utils.summary import Account, Progress, Summary, Usage, with_reasons
 
 log = logging.getLogger(__name__)
+
+# Failures in a row after which the model is to blame. More than the prompts of a batch that a GPU may have no room for:
+# the longest come first.
+MOST_FAILURES = 50
 
 
 def backend_of(opts: LlmOptions) -> Backend:
@@ -53,7 +58,7 @@ def fingerprint(opts: LlmOptions, backend: Backend, prompt: Prompt, questions: S
     asked = hashlib.sha256()
     for question in questions:
         asked.update(f"{len(question.id)}:{question.id}{question.messages[-1]['content']}\0".encode())
-    template = Path(opts.chat_template).expanduser()
+    template = local_path(opts.chat_template, "--chat_template")
     template_print = {"chat_template": file_hash(template) or "no such file"} if opts.chat_template else {}
     return {"backend": backend.name, "model": backend.model, "prompt": prompt.name, "prompt_sha256": prompt.sha256,
             **template_print, "seed": opts.seed, **sampling, **shape, "input": lineage or asked.hexdigest()}
@@ -95,7 +100,7 @@ def ask(opts: LlmOptions, backend: Backend, journal: Journal, questions: Sequenc
     requests = (_request(opts, count, question, journal, sampling) for question in pending)
     with Progress(summary.usage, total=len(pending), what=what) as progress, \
             closing(backend.generate(requests)) as replies:  # closed at once when stopped, not when collected
-        for reply in replies:
+        for reply in sure_failures(replies, works=_has_worked(journal)):
             entry = _entry(by_id.pop(reply.id), reply)
             journal.append(entry)
             progress.add(reply, kept=not is_bad(entry))
@@ -103,6 +108,44 @@ def ask(opts: LlmOptions, backend: Backend, journal: Journal, questions: Sequenc
             reply = Reply(question.id, "", "error", error="the backend gave no reply")
             journal.append(_entry(question, reply))
             progress.add(reply, kept=False)
+    journal.refuse_gone()
+
+
+def sure_failures(replies: Iterable[Reply], *, works: bool) -> Iterator[Reply]:
+    """The replies as they come, failed ones not before it is sure that the request is to blame and not the model.
+
+    That is when the model has answered another request, and has not failed ``MOST_FAILURES`` times in a row. works: it
+    has answered one in an earlier run.
+    Raises:
+        ServiceError: it is the model. Failures in a row are not given: these requests count as not asked.
+    """
+    failed: list[Reply] = []
+    for reply in replies:
+        if reply.finish_reason == "error":
+            failed.append(reply)
+            if len(failed) >= MOST_FAILURES:
+                raise _broken_model(failed)
+        elif reply.finish_reason == "too_long":  # said without the model
+            yield reply
+        else:
+            works = True
+            yield from failed
+            failed.clear()
+            yield reply
+    if failed and not works:
+        raise _broken_model(failed)
+    yield from failed
+
+
+def _broken_model(failed: Sequence[Reply]) -> ServiceError:
+    requests = f"{len(failed)} requests in a row" if len(failed) > 1 else "the only request"
+    return ServiceError(f"the model failed on {requests}, the last time with: {failed[-1].error}. None of them is marked as "
+                        "failed, and what is finished is kept; once this is mended, the same command goes on from there. If "
+                        "these sentences are to blame and not the model, leave them out with --skip and --limit.")
+
+
+def _has_worked(journal: Replies) -> bool:
+    return any(journal.read(identity)["finish_reason"] not in ("error", "too_long") for identity in journal)
 
 
 def pending_questions(opts: LlmOptions, replies: Replies, questions: Sequence[Question],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import json
 import random
 import sys
 import time
@@ -21,7 +20,8 @@ from typing import Any, TypeVar
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import Replies
 from syn_pipelines.utils.llm import Backend, Reply, Request
-from syn_pipelines.utils.summary import Summary, Usage, duration
+from syn_pipelines.utils.summary import Summary, Usage, duration, log_rows
+from syn_pipelines.utils.visible import visible
 
 SHOWN = 2  # prompts
 SAMPLE = 1000  # requests whose tokens are counted; of more, this many drawn by seed
@@ -262,19 +262,14 @@ def _seconds(job: Job, model: str, probe: Probe | None) -> tuple[float | None, s
 
 def _logged(job: Job) -> Iterator[Usage]:
     """What earlier runs of the same step took, oldest first, as far as run.log.jsonl tells."""
-    try:
-        lines = job.log.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError):
-        return
-    for line in lines:
+    for row in log_rows(job.log):
         try:
-            row = json.loads(line)
             usage = Usage(**row["usage"])
-            usage.rates()  # a TypeError where a number is none
+            usage.rates()  # an error where a number is none, or beyond all bounds
             if job.settings.items() <= {**row["options"], "step": row["step"]}.items():
                 yield usage
-        except (ValueError, KeyError, TypeError):
-            continue  # the log is for people; a line that somebody broke costs no more than this
+        except (ValueError, KeyError, TypeError, ArithmeticError):
+            continue  # as with a line that is broken
 
 
 # --- several steps -----------------------------------------------------------------------------------------------------
@@ -326,6 +321,6 @@ def result_of(summary: Summary, cmd_args: object) -> Summary | Plan:
 
 
 def show(text: str) -> None:
-    """Print a result; what the terminal cannot write is escaped."""
+    """Print a result; what the terminal cannot write, or would obey, is escaped."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    print(visible(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)

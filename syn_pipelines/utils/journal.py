@@ -12,6 +12,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.jsonl import replacing, to_line
+from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, naming, open_own, open_regular, parsed, replacing, to_line
 
 # Every reply is handed to the system at once, so no kill loses it. The disk is waited for at most this often: a power
 # cut may cost the replies of the last batch (they are asked again), and a fast backend is not slowed down tenfold.
@@ -39,16 +40,16 @@ def lock(folder: Path, name: str) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.lock"
-    with path.open("a+", encoding="utf-8") as file:
+    with open_own(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"{path}: process {file.read().strip() or '?'} is at the same work ({name}) right now. "
+            raise UserError(f"{path}: process {file.read(20).decode('utf-8', 'replace').strip() or '?'} is at the same work ({name}) right now. "
                             "Wait for it to end, or stop it, then run this again.") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with naming(path):
+            file.truncate(0)
+            os.write(file.fileno(), str(os.getpid()).encode())  # not through a buffer, which a full disk would keep
         yield
 
 
@@ -72,7 +73,7 @@ class Replies:
     @classmethod
     def stored(cls, path: Path) -> Replies:
         """Those in a file; none when there is no journal yet."""
-        return cls(path, path.open("rb")) if is_begun(path) else cls.of(path, {}, [])
+        return cls(path, open_regular(path)) if is_begun(path) else cls.of(path, {}, [])
 
     @classmethod
     def of(cls, path: Path, fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> Replies:
@@ -85,17 +86,19 @@ class Replies:
         self.fingerprint: dict[str, Any] = {}
         self._end = 0  # of the last whole line
         self._file.seek(0)
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
+        for number, line in lines_of(self._file):
+            if not line.endswith(b"\n") and len(line) < MAX_LINE:
                 break
             try:
-                entry = json.loads(line)
+                entry = parsed(line.decode("utf-8"))
                 if number == 1:
-                    self.fingerprint = dict(entry["fingerprint"])
+                    self.fingerprint = dict(entry["fingerprint"].items())
                 else:
-                    identity, *_ = (entry[name] for name in STORED)
+                    identity, *texts = (entry[name] for name in STORED)
+                    if not all(isinstance(text, str) for text in texts):
+                        raise TypeError
                     self._note(str(identity), self._end)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise UserError(f"{self.path}:{number}: is broken; the replies in this file cannot be trusted blindly. "
                                 "Remove that line to ask its sentence again, or use --overwrite to ask all again.") from None
             self._end += len(line)
@@ -168,22 +171,55 @@ class Journal(Replies):
             file.writelines(_lines(fingerprint, entries))
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Store one finished reply (``STORED`` and whatever the step needs); no kill can take it away afterwards."""
-        offset = self._file.seek(0, os.SEEK_END)
-        self._file.write(to_line(dict(entry)))
-        self._file.flush()
-        if time.monotonic() - self._synced >= SYNC_EVERY_S:
-            os.fdatasync(self._file.fileno())
-            self._synced = time.monotonic()
+        """Store one finished reply (``STORED`` and whatever the step needs); no kill can take it away afterwards.
+
+        Raises:
+            UserError: the file is no longer where it was (its folder was removed, say).
+        """
+        with naming(self.path):
+            offset = self._file.seek(0, os.SEEK_END)
+            self._file.write(to_line(dict(entry)))
+            self._file.flush()
+            if time.monotonic() - self._synced >= SYNC_EVERY_S:
+                os.fdatasync(self._file.fileno())
+                self._synced = time.monotonic()
         self._note(str(entry["id"]), offset)
+        self.refuse_gone()
+
+    def refuse_gone(self) -> None:
+        """UserError when somebody has taken the file away: what is stored then would be lost. If it was removed, and not
+        moved, it is put back first, for the replies in it were paid for."""
+        here = os.fstat(self._file.fileno())
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            there = None
+        if there and os.path.samestat(here, there):
+            return
+        found = "was moved away; put it back" if here.st_nlink else self._put_back(free=there is None)
+        raise UserError(f"{self.path}: somebody has changed this folder while the step runs: the file with the replies "
+                        f"{found}. Run the same command again; replies that are in that file are not asked for again.")
+
+    def _put_back(self, *, free: bool) -> str:
+        """Write the replies to disk again; beside what has taken their place, unless that is free."""
+        path = self.path if free else self.path.with_name(f"{self.path.stem}.rescued.jsonl")
+        self._file.seek(0)
+        try:
+            with replacing(path) as file:
+                shutil.copyfileobj(self._file, file)
+        except OSError as err:
+            return f"was removed, and cannot be put back ({err.strerror})"
+        return "was removed; it has been put back" if free else f"was replaced by another one; its replies are in {path.name}"
 
     def close(self) -> None:
         """Make sure that all is on disk, and close the file."""
         try:
-            self._file.flush()
-            os.fdatasync(self._file.fileno())
+            with naming(self.path):
+                self._file.flush()
+                os.fdatasync(self._file.fileno())
         finally:
-            super().close()
+            with naming(self.path):
+                super().close()
 
 
 def _lines(fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
@@ -195,8 +231,8 @@ def _lines(fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]])
 def is_begun(path: Path) -> bool:
     """Whether there is a journal with a whole first line; without one no reply was ever stored."""
     try:
-        with path.open("rb") as file:
-            return file.readline().endswith(b"\n")
+        with open_regular(path) as file:
+            return file.readline(MAX_LINE).endswith(b"\n")
     except FileNotFoundError:
         return False
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from syn_pipelines.utils.errors import UserError
 
 MAX_PROBLEMS = 20
+# A file that is no text, such as zeros after a crash, must not fill the memory before it is found out.
+MAX_LINE, MAX_WHOLE = 1 << 26, 1 << 30  # bytes of a line, and of a file that is read at once
+MAX_DEPTH = 100  # brackets within brackets; what is much deeper can be read but not written again
 
 
 class Problems:
@@ -37,11 +44,48 @@ class Problems:
 def open_input(path: Path, missing: str = "") -> BinaryIO:
     """Open for reading; UserError (with ``missing``, what makes the file) where that fails."""
     try:
-        return path.open("rb")
+        return open_regular(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: does not exist. {missing or 'Check the path.'}") from None
+        what = "is a link to nothing" if path.is_symlink() else "does not exist"
+        raise UserError(f"{path}: {what}. {missing or 'Check the path.'}") from None
     except OSError as err:
         raise UserError(f"{path}: cannot be read ({err.strerror}). Check the path and its permissions.") from None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open for reading. OSError also for what is no file, such as a pipe or a device: reading might wait or never end."""
+    try:
+        return open(path, "rb", opener=_opened)
+    except ValueError:
+        raise OSError(errno.EINVAL, "a path cannot hold NUL", str(path)) from None
+
+
+def open_own(path: Path) -> BinaryIO:
+    """Open a file to add to and to read, such as a log. OSError for a link, which could lead anywhere, and as above."""
+    return open(path, "ab+", opener=lambda name, flags: _opened(name, flags | os.O_NOFOLLOW))
+
+
+def _opened(name: str, flags: int) -> int:
+    handle = os.open(name, flags | os.O_NONBLOCK, 0o666)  # does not wait for the other end of a pipe
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # a folder is refused by the caller
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(name))
+
+
+def read_whole(path: Path, missing: str = "", *, most: int = MAX_WHOLE) -> bytes:
+    """The bytes of a file; UserError where it cannot be read or has more than ``most``."""
+    with open_input(path, missing) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise UserError(f"{path}: has more than {most >> 20:,} MiB, which is too much for a file of this kind. Check that it "
+                            "is the right one.")
+        return file.read()
+
+
+def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line with its end) of a file; a line beyond ``MAX_LINE`` comes in pieces of that size."""
+    return enumerate(iter(partial(file.readline, MAX_LINE), b""), 1)
 
 
 def read_lines(path: Path, problems: Problems, missing: str = "") -> Iterator[tuple[int, str]]:
@@ -50,7 +94,10 @@ def read_lines(path: Path, problems: Problems, missing: str = "") -> Iterator[tu
     Lines end at \\n only: U+2028, U+0085 and a lone \\r are characters of the text.
     """
     with open_input(path, missing) as file:
-        for number, raw in enumerate(file, 1):
+        for number, raw in lines_of(file):
+            if len(raw) == MAX_LINE:
+                problems.add(number, f"has more than {MAX_LINE >> 20} MiB in one line; no sentence is as long.")
+                break
             if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
                 raw = raw[3:]
             try:
@@ -68,7 +115,7 @@ def read_objects(path: Path, problems: Problems, missing: str = "") -> Iterator[
     """(line number, object) of every line; broken lines go to ``problems`` and are passed over."""
     for number, line in read_lines(path, problems, missing):
         try:
-            value = _parsed(line)
+            value = parsed(line)
         except json.JSONDecodeError as err:
             problems.add(number, f"is not valid JSON ({err.msg.removesuffix(' at')} at column {err.colno}).")
             continue
@@ -78,31 +125,53 @@ def read_objects(path: Path, problems: Problems, missing: str = "") -> Iterator[
             problems.add(number, f"holds a {type(value).__name__}, not an object.")
 
 
-def read_json(path: Path, missing: str = "") -> Any:
-    """The content of a JSON file; UserError with its line where it is broken."""
-    with open_input(path, missing) as file:
-        raw = file.read()
+def read_json(path: Path, missing: str = "", *, strict: bool = True) -> Any:
+    """The content of a JSON file; UserError with its line where it is broken. strict: see ``parsed``."""
+    raw = read_whole(path, missing)
     try:
-        return _parsed(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8. Save it as UTF-8.") from None
+        return parsed(raw.decode("utf-8-sig"), strict=strict)
+    except UnicodeDecodeError as err:
+        raise UserError(f"{path}:{raw.count(10, 0, err.start) + 1}: is not UTF-8 (byte 0x{raw[err.start]:02x}). Save it as "
+                        "UTF-8.") from None
     except json.JSONDecodeError as err:
         raise UserError(f"{path}:{err.lineno}: is not valid JSON ({err.msg}). {missing or 'Correct the line.'}") from None
 
 
 class _NoJson(ValueError):
-    """NaN, Infinity or -Infinity, which Python reads and other readers of our files do not."""
+    """(what is wrong, the text to look for) of what Python reads and a careful reader does not."""
 
 
 def _refuse_constant(name: str) -> Any:
-    raise _NoJson(name)
+    raise _NoJson(f"{name} is no JSON number", name)
 
 
-def _parsed(text: str) -> Any:
-    """JSON that can be written as UTF-8 again. JSONDecodeError for anything else, whatever the parser raises itself."""
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):  # it would be written as Infinity
+        raise _NoJson(f"{text[:20]} is too large a number", text)
+    return value
+
+
+def _object_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):  # one of the two values would be lost in silence
+        key = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise _NoJson(f"the key {key!r:.60} stands twice", json.dumps(key, ensure_ascii=False))
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_object_once)
+
+
+def parsed(text: str, *, strict: bool = True) -> Any:
+    """JSON that can be written as UTF-8 again. JSONDecodeError for anything else, whatever the parser raises itself.
+
+    strict: False lets all pass that Python can read, such as the NaN in files of other programs.
+    """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-        if "\\u" in text:  # half of a surrogate pair can only come from an escape, text decoded as UTF-8 holds none
+        value = _DECODER.decode(text) if strict else json.loads(text)
+        if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
+            raise RecursionError
+        if "\\u" in text and strict:  # half of a surrogate pair can only come from an escape, text decoded as UTF-8 holds none
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError:
         raise
@@ -112,10 +181,32 @@ def _parsed(text: str) -> Any:
     except RecursionError:
         raise json.JSONDecodeError("nested too deeply", text, 0) from None
     except _NoJson as err:
-        raise json.JSONDecodeError(f"{err} is no JSON number", text, max(text.find(str(err)), 0)) from None
+        problem, place = err.args
+        raise json.JSONDecodeError(problem, text, max(text.rfind(place), 0)) from None
     except ValueError:
         raise json.JSONDecodeError("a number with too many digits", text, 0) from None
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)
+                 if isinstance(inner, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system inside it names the file: a full disk is reported without the one that did not fit."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno and err.filename is None:
+            err.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -126,16 +217,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
     try:
-        with part.open("wb") as file:
+        with naming(path), part.open("xb") as file:  # never through a link that somebody has put there
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException as err:
-        if isinstance(err, OSError) and err.errno and err.filename is None:
-            err.filename = str(path)  # a full disk is reported without the file that did not fit
-        part.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):  # the folder may be gone; that is not the error to tell
+            part.unlink()
         raise
     sync_folder(path.parent)
 
@@ -177,7 +268,7 @@ def write_json(path: Path, value: Any) -> str:
 def file_hash(path: Path) -> str | None:
     """sha256 of a file's bytes; None when there is no such file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.jsonl import MAX_PROBLEMS, Problems, open_input, read_lines
+from syn_pipelines.utils.jsonl import MAX_PROBLEMS, Problems, read_lines, read_whole
 
 OUTSIDE = "O"  # first line of labels.txt and of every label file: no entity
 
@@ -27,6 +27,7 @@ _TARGET_ADVICE = "labels.txt holds O in its first line, then one target label a 
 _TARGET_MISSING = "labels.txt is needed: O in the first line, then one target label a line, such as O, PER, LOC, ORG."
 
 Entry = tuple[str, object]  # one member of the JSON object: (canonical name, what should be its list of aliases)
+_LONGEST_NAME = 1000  # code points; sorting the accents of a longer text takes long, and no label is called so
 Finding = tuple[str, str]  # (the name a problem is about, the problem)
 
 
@@ -98,7 +99,7 @@ class AliasMap:
         if not isinstance(raw, str):
             return None
         found = self._exact.get(raw) or self._exact.get(raw.strip())
-        if found is None:
+        if found is None and len(raw) <= _LONGEST_NAME:
             found = self._exact.get(unicodedata.normalize("NFKC", raw).strip()) or self._folded.get(fold(raw))
         return found
 
@@ -110,8 +111,7 @@ class AliasMap:
 
 def _read_text(path: Path) -> str:
     """The whole file as text, without a BOM. UserError with the line of the first byte that is not UTF-8."""
-    with open_input(path, _MAP_MISSING) as file:
-        raw = file.read()
+    raw = read_whole(path, _MAP_MISSING)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as err:

@@ -6,29 +6,47 @@ the counts and ``complete``. It holds no times (those go to run.log.jsonl), so e
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from syn_pipelines.utils.jsonl import file_hash, write_json
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import file_hash, read_json, write_json
 from syn_pipelines.utils.paths import RunPaths, manifest_path
 
 log = logging.getLogger(__name__)
+# Types of what a manifest holds; "inputs" and "file" are always there.
+_FIELDS = {"step": str, "file": str, "complete": bool, "counts": dict, "settings": dict, "fingerprint": dict, "inputs": dict,
+           "command": str, "sha256": str}
 STALE_LOG = f"{__name__}.stale"  # a name of its own, so that a run of all steps can keep these warnings quiet
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Manifest of a data file; {} when there is none or it cannot be used."""
     try:
-        value = json.loads(manifest_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = read_json(manifest_path(path))
+    except UserError:
         return {}
-    usable = isinstance(value, dict) and isinstance(value.get("inputs"), dict) and isinstance(value.get("file"), str)
-    return value if usable else {}
+    if not isinstance(value, dict) or not {"inputs", "file"} <= value.keys():
+        return {}
+    if not all(isinstance(value[name], kind) for name, kind in _FIELDS.items() if name in value):
+        return {}
+    if not value["file"] or Path(value["file"]).name != value["file"]:
+        return {}
+    return value if _can_be_pasted(value.get("command", "")) else {**value, "command": ""}
+
+
+def _can_be_pasted(command: str) -> bool:
+    """Whether a command line does no more than start Python: messages offer it, and a data set may come from anywhere."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return False
+    return words[:1] in ([], ["python"]) and shlex.join(words) == command and command.isprintable()
 
 
 @dataclass
@@ -85,7 +103,14 @@ def is_current(paths: RunPaths, steps: Collection[str], settings: Mapping[str, A
 def changed_inputs(paths: RunPaths, manifest: Mapping[str, Any], folder: Path | None = None) -> list[str]:
     """Names of the inputs that are no longer what the file was made from. ``folder``: what the names are relative to."""
     return [name for name, sha256 in manifest.get("inputs", {}).items()
-            if file_hash((folder or paths.run) / name) != sha256]
+            if _hash_of((folder or paths.run) / name) != sha256]
+
+
+def _hash_of(path: Path) -> str | None:
+    try:
+        return file_hash(path)
+    except OSError:  # a folder, or a name that no file can have: not what the file was made from
+        return ""
 
 
 def stale_files(paths: RunPaths, among: Iterable[Path] | None = None) -> list[tuple[Path, list[str], str]]:

@@ -10,18 +10,21 @@ import dataclasses
 import importlib
 import math
 import re
+import reprlib
 import shlex
 import shutil
 import sys
 import types
 import typing
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError, did_you_mean
-from syn_pipelines.utils.yaml_files import read_yaml
+from syn_pipelines.utils.visible import without_credentials
+from syn_pipelines.utils.yaml_files import line_of_key, read_yaml
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +37,8 @@ SCRIPTS = (
 # At the top of a YAML file these two mean the language model; steps with another meaning for them take a section.
 LLM_ONLY = {"model_from_pretrained", "batch_size"}
 LLM_SCRIPTS = {"s1_predict_data", "s2_continous_generation", "s3_predict_syn_data"}
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 300
 # How people write yes and no.
 SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
@@ -190,7 +195,8 @@ def build_options(cls: type, given: Mapping[str, Any]) -> Any:
             try:
                 cleaned[field.name] = _convert(field, typing.get_type_hints(cls)[field.name], values[field.name])
             except ValueError as err:
-                problems.append(f"{'--' if field.name in given else f'{config}: '}{field.name}: {err}")
+                where = "--" if field.name in given else f"{config}:{line_of_key(Path(config), field.name)}: "
+                problems.append(f"{where}{field.name}: {err}")
     if problems:
         raise UserError(f"{script_name(cls)}: {'; '.join(problems)}. See --help.")
     return cls(**cleaned)
@@ -269,16 +275,16 @@ def _convert(field: dataclasses.Field, hint: Any, value: Any) -> Any:
         value = field.metadata["alone"] if SWITCH[value.lower()] else field.default
     choices = field.metadata["choices"]
     if choices and value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(filter(None, choices))}")
+        raise ValueError(f"{_shown(value)} is none of {', '.join(filter(None, choices))}")
     problem = field.metadata["check"](value) if field.metadata["check"] else ""
     if problem:
-        raise ValueError(f"{value!r} {problem}")
+        raise ValueError(f"{_shown(value)} {problem}")
     return value
 
 
 def _to_bool(value: Any) -> bool:
-    if str(value).strip().lower() not in SWITCH:
-        raise ValueError(f"{value!r} is neither 0 nor 1")
+    if not isinstance(value, (str, int)) or str(value).strip().lower() not in SWITCH:
+        raise ValueError(f"{_shown(value)} is neither 0 nor 1")
     return SWITCH[str(value).strip().lower()]
 
 
@@ -288,41 +294,48 @@ def _to_int(value: Any) -> int:
             raise ValueError
         return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{value!r} is not a whole number") from None
+        raise ValueError(f"{_shown(value)} is not a whole number") from None
 
 
 def _to_float(value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: a whole number of hundreds of digits
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        raise ValueError(f"{value!r} is not a number")
+        raise ValueError(f"{_shown(value)} is not a number")
     return number
 
 
 def _to_text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):  # n_gpu=[0, 1] in a notebook or a YAML file
-        return ",".join(map(_to_text, value))
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (list, tuple)) for item in value):
+        return ",".join(map(_to_text, value))  # n_gpu=[0, 1] in a notebook or a YAML file
     if isinstance(value, bool):  # a notebook's dense_lang=True
         return str(int(value))
     if not isinstance(value, (str, int, float, Path)):
-        raise ValueError(f"{value!r} is not a text")
+        raise ValueError(f"{_shown(value)} is not a text")
     text = str(value)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a flag of undecodable bytes
-        raise ValueError(f"{text!r} is not UTF-8") from None
+        raise ValueError(f"{_shown(text)} is not UTF-8") from None
     if "\0" in text:  # no path and no prompt can hold it
-        raise ValueError(f"{text!r} holds a NUL character")
+        raise ValueError(f"{_shown(text)} holds a NUL character")
+    if any(unicodedata.category(char) == "Cc" for char in text):  # in a path it would break lines of logs and of manifests
+        raise ValueError(f"{_shown(text)} holds a line end or another control character")
     return text
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: without passwords, and short whatever it holds."""
+    return _REPR.repr(without_credentials(value) if isinstance(value, str) else value)
 
 
 def _to_texts(value: Any, names: Sequence[str]) -> tuple[str, ...]:
     if value is None or value == "" or value == () or value == []:
         return ()
     if not isinstance(value, (list, tuple)) or len(value) != len(names):
-        raise ValueError(f"{value!r} must be {len(names)} values: {' '.join(names)}, in a file or a notebook "
+        raise ValueError(f"{_shown(value)} must be {len(names)} values: {' '.join(names)}, in a file or a notebook "
                          f"[{', '.join(names)}]")
     return tuple(map(_to_text, value))
 
@@ -348,25 +361,31 @@ def _by_script(path: str, content: dict[Any, Any], fields: Mapping[str, set[str]
     every = set().union(*fields.values())
     result: dict[str, dict[str, Any]] = {name: {} for name in fields}
     sections: dict[str, dict[str, Any]] = {}
-    problems = []
+    problems: list[str] = []
+
+    def refuse(key: Any, problem: str) -> None:
+        problems.append(f"{path}:{line_of_key(Path(path), str(key))}: {problem}")
+
     for key, value in content.items():
         if key == "run_all":
-            problems.append("run_all takes no section of its own; put its keys at the top level, for all steps")
+            refuse(key, "run_all takes no section of its own; put its keys at the top level, for all steps")
         elif key in fields:
             value = value or {}  # all its keys may be commented out
             if not isinstance(value, dict):
-                problems.append(f"section {key!r} holds no keys")
+                refuse(key, f"section {key!r} holds no keys")
                 continue
-            problems += [f"{key} has no option {k!r}{did_you_mean(k, fields[key])}" for k in value if k not in fields[key]]
+            for k in value:
+                if k not in fields[key]:
+                    refuse(k, f"{key} has no option {k!r}{did_you_mean(k, fields[key])}")
             sections[key] = value
         elif key not in every:
-            problems.append(f"no step has an option {key!r}{did_you_mean(key, every | set(fields))}")
+            refuse(key, f"no step has an option {key!r}{did_you_mean(key, every | set(fields))}")
         else:
             for name in LLM_SCRIPTS if key in LLM_ONLY else fields:
                 if key in fields[name]:
                     result[name][key] = value
     if problems:
-        raise UserError(f"{path}: {'; '.join(problems)}. Correct the keys.")
+        raise UserError(f"{'; '.join(problems)}. Correct the keys.")
     return {name: {**result[name], **sections.get(name, {})} for name in fields}
 
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import read_whole
 from syn_pipelines.utils.options import PROJECT_ROOT
 
 PROMPT_DIR = PROJECT_ROOT / "configs" / "prompts"
+MAX_BYTES = 1 << 20
 TASKS = ("entity", "pos", "pos_inline", "explain")
 
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -89,9 +91,11 @@ def _missing(task: str, lang: str, languages: list[str], folder: Path) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").rstrip("\n")
+        text = read_whole(path, most=MAX_BYTES).decode("utf-8-sig")
+        return text.replace("\r\n", "\n").rstrip("\n")
     except UnicodeDecodeError as err:
-        raise UserError(f"{path}: not UTF-8 (byte {err.start}). Save the prompt as UTF-8.") from err
+        line = err.object.count(b"\n", 0, err.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte {err.start}). Save the prompt as UTF-8.") from err
 
 
 def _check_placeholders(path: Path, task: str, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def target_names(paths: RunPaths) -> dict[str, TargetName]:
     Raises:
         UserError: configs/labels/<dataset>.yaml or labels.txt is wrong.
     """
-    targets = read_target_labels(paths.labels) if paths.labels.is_file() else None
+    targets = read_target_labels(paths.labels) if os.path.lexists(paths.labels) else None
     return load_target_names(paths.file_name, targets)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from syn_pipelines.utils.tags import Span, spans_of_tags
 
 Record = dict[str, Any]
 log = logging.getLogger(__name__)
+_REPR = reprlib.Repr()  # a value nested deeply, or of a million parts, is not spelled out
+_REPR.maxlist = _REPR.maxdict = 20
+_REPR.maxlong = 61
 
 
 def read_train(paths: RunPaths, *, again: bool = False) -> Iterator[Record]:
@@ -23,7 +28,7 @@ def read_train(paths: RunPaths, *, again: bool = False) -> Iterator[Record]:
 
     again: a later pass over a file already checked, which need not repeat its warnings.
     """
-    targets = read_target_labels(paths.labels) if paths.labels.is_file() else None
+    targets = read_target_labels(paths.labels) if os.path.lexists(paths.labels) else None
     ids = set()
     for sentence in read_sentences(paths.train, targets=targets, missing=paths.missing_train, again=again):
         ids.add(sentence["id"])
@@ -141,5 +146,8 @@ def _overlaps(span: Span, others: Iterable[Span]) -> bool:
 
 def short(value: Any) -> str:
     """A value as it looks in a message: at most 60 characters, none of them invisible."""
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    if isinstance(value, str):
+        text = ascii(value[:61]) if not value.isprintable() else repr(value[:61])
+    else:
+        text = _REPR.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -26,7 +26,7 @@ __all__ = ["Mode", "ParsedReply", "parse_reply"]
 
 _BLANK = " \t\r\n\f\v\u00a0\u3000\ufeff\u200b"
 _THINK = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
-_GAP = re.compile(r"(?:[\s\ufeff\u200b,，;；、。.\]}】］｝*•-]|```\w{0,12}|\d{1,4}[.):、])*")
+_GAP = re.compile(r"(?:[\s\ufeff\u200b,，;；、。.\]}】］｝*•-]|```\w{0,12}(?!\w)|\d{1,4}[.):、])*")
 _MAX_GAP = 80  # code points; a longer gap between two values is text
 _OPENING = re.compile(r"[\[{]")
 

@@ -20,6 +20,8 @@ TokenSpan = tuple[int, int]
 _QUOTES = {**dict.fromkeys("“”„‟«»「」『』〝〞〟＂❝❞", '"'), **dict.fromkeys("‘’‚‛‹›`´＇′❛❜", "'")}
 _QUOTE_TABLE = str.maketrans(_QUOTES)
 
+_PIECE = 256  # code points folded at once: sorting the accents of a text takes the square of its length
+
 _ESCAPED = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
 
 EXACT, FOLDED = "exact", "folded"
@@ -32,6 +34,8 @@ def fold(text: str) -> str:
 
     Folding twice gives the same as folding once.
     """
+    if len(text) > _PIECE:
+        return "".join(fold(text[i:i + _PIECE]) for i in range(0, len(text), _PIECE))
     for _ in range(2):  # normal width can bring out a quote (U+FF62), a blank taken out can bring two accents together
         text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.translate(_QUOTE_TABLE)).casefold())
         text = "".join(text.split())

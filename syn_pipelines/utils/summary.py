@@ -7,18 +7,22 @@ import html
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syn_pipelines.utils.errors import ServiceError, UserError
+from syn_pipelines.utils.interrupts import Stop, exit_code, farewell, stoppable
+from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, open_own, open_regular, parsed
 from syn_pipelines.utils.options import script_name
 from syn_pipelines.utils.paths import RunPaths
+from syn_pipelines.utils.visible import visible
 
 if TYPE_CHECKING:
     from syn_pipelines.utils.dry_run import Plan
@@ -180,28 +184,53 @@ def step_log(opts: Any, paths: RunPaths) -> Iterator[Summary]:
     settings = {f.name: getattr(opts, f.name) for f in dataclasses.fields(opts)}
     shown = [f"{f.name}={settings[f.name]}" for f in dataclasses.fields(opts) if settings[f.name] != f.default]
     log.info("%s: %s", summary.step, " ".join(shown) or "all options at their defaults")
-    started = time.time()
+    began, started = time.time(), time.monotonic()  # a clock that is set back must not make a step last -3600 s
     dry = bool(settings.get("dry_run"))  # leaves no trace, not even this one
     try:
         yield summary
+        refuse_missing(summary)
     except BaseException as err:
         if not dry:
             asked = {"usage": dataclasses.asdict(summary.usage)} if summary.usage else {}
-            _append(paths.log, {"time": started, "step": summary.step, "options": settings, "ended": type(err).__name__,
-                                "error": str(err)[:500], "seconds": round(time.time() - started, 3), **asked})
+            _append(paths.log, {"time": began, "step": summary.step, "options": settings, "ended": type(err).__name__,
+                                "error": str(err)[:500], "seconds": round(time.monotonic() - started, 3), **asked})
+        _warn_of_flags(settings, summary, err)
         if isinstance(err, OSError) and err.errno:
             raise _mendable(err) from err
         raise
-    summary.seconds = time.time() - started
+    summary.seconds = time.monotonic() - started
     if dry:
         return
     log.info("%s", summary)
-    _append(paths.log, {"time": started, "step": summary.step, "options": settings, "ended": "done", **summary.as_dict()})
+    _append(paths.log, {"time": began, "step": summary.step, "options": settings, "ended": "done", **summary.as_dict()})
+
+
+def refuse_missing(*summaries: Any) -> None:
+    """UserError when a file that a step has made is gone: then somebody removes files while it runs."""
+    gone = [path for summary in summaries for path in summary.outputs if not os.path.exists(path)]
+    if gone:
+        raise UserError(f"{gone[0]}{f' and {len(gone) - 1} more' if len(gone) > 1 else ''}: was written and is gone. Somebody "
+                        "has removed it while the step ran; run the same command again.")
+
+
+def _warn_of_flags(settings: Mapping[str, Any], summary: Summary, err: BaseException) -> None:
+    """"The same command" goes on from what is finished, but not with a flag that throws that away."""
+    begun = {"overwrite": bool(summary.usage and summary.usage.asked), "restart": not isinstance(err, UserError)}
+    for name in (name for name, done in begun.items() if done and settings.get(name)):
+        log.warning("To go on later leave out --%s: it would begin anew.", name)
 
 
 def _mendable(err: OSError) -> UserError:
-    return UserError(f"{err.filename or 'file'}: {err.strerror or err}. Nothing already finished is lost; mend this and "
-                     "run the same command again.")
+    return UserError(f"{err.filename or 'file'}: {_reason(err)}. Nothing already finished is lost; mend this and run the same "
+                     "command again.")
+
+
+def _reason(err: OSError) -> str:
+    """What the system says, in more words where its own tell little."""
+    more = {FileExistsError: " (there is a file where a folder is needed)",
+            NotADirectoryError: " (a part of this path is a file, not a folder)",
+            FileNotFoundError: " (was it, or its folder, removed while this ran?)"}
+    return (err.strerror or str(err)) + more.get(type(err), "")
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
@@ -210,10 +239,28 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         elif not path.parent.is_dir():
             return
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        with open_own(path) as file:
+            if size := file.seek(0, os.SEEK_END):
+                file.seek(size - 1)
+                line = line if file.read(1) == b"\n" else b"\n" + line  # a kill, or a full disk, has torn the line before
+            file.write(line)
     except OSError as err:  # the log is a convenience: a full disk shows up where data are written
         log.warning("%s: cannot be written (%s)", path, err.strerror)
+
+
+def log_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """What run.log.jsonl tells, as far as it can be read: the log is for people, a line that somebody broke costs no more."""
+    try:
+        with open_regular(path) as file:
+            for _, line in lines_of(file):
+                if len(line) == MAX_LINE:  # this is no log
+                    return
+                with suppress(ValueError):
+                    if isinstance(row := parsed(line.decode("utf-8")), dict):
+                        yield row
+    except OSError:
+        return
 
 
 def progress(items: Iterable[Any], *, total: int, what: str, unit: str) -> Any:
@@ -288,35 +335,55 @@ def duration(seconds: float) -> str:
     return " ".join(part for i, part in enumerate(parts) if i == 0 or not part.startswith("0 "))
 
 
+class _Visible(logging.Formatter):
+    """Lines that cannot steer the terminal, whatever a file name or a label in them holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def run_script(main: Callable[[], Any]) -> None:
     """Run a script's ``main`` as a command: messages to standard error, exit 2 for what the user can mend.
 
-    Exit codes: 0 done, 1 a server gave up, 2 bad input, 130 interrupted (what is finished is kept).
+    Exit codes: 0 done, 1 a server gave up, 2 bad input, 130 interrupted, 143 terminated (what is finished is kept).
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Visible("%(message)s"))
     for name in ("syn_pipelines", "__main__"):  # ours tell what they do; other packages only what goes wrong
         logging.getLogger(name).setLevel(logging.INFO)
+    stop, code = Stop(), 0
     try:
-        main()
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2)
-    except ServiceError as err:
-        print(f"stopped: {err}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as err:
-        print(f"error: {_mendable(err)}", file=sys.stderr)
-        sys.exit(2)
+        with stoppable(stop):
+            main()
+    except (UserError, ServiceError, OSError) as err:
+        code = _told(err)
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept; the same command goes on from there (a training from its checkpoint).",
-              file=sys.stderr)
-        sys.exit(130)
+        stop.number = stop.number or signal.SIGINT
+    except Exception as err:  # an import that is interrupted may fail in any way
+        if type(err).__name__ in ("OutOfMemoryError", "MemoryError"):  # torch's own is not imported for its name
+            code = _told(UserError(f"the memory does not suffice ({' '.join(str(err).split())[:200]}). Take smaller batches "
+                                   "(--batch_size, --train_batch_size) or a larger machine; what is finished is kept."))
+        elif not stop.number:
+            raise
+    if stop.number:
+        print(farewell(stop.number), file=sys.stderr)
+        code = exit_code(stop.number)
+    if code:
+        sys.exit(code)
+
+
+def _told(err: Exception) -> int:
+    """Print the one line about an error; its exit code."""
+    stopped = isinstance(err, ServiceError)
+    print("stopped:" if stopped else "error:", _mendable(err) if isinstance(err, OSError) else err, file=sys.stderr)
+    return 1 if stopped else 2
 
 
 def count_lines(path: Path) -> int:
     """Rows of a jsonl file; 0 when there is none."""
     try:
-        with path.open("rb") as file:
-            return sum(1 for _ in file)
+        with open_regular(path) as file:
+            return sum(1 for _ in lines_of(file))
     except FileNotFoundError:
         return 0

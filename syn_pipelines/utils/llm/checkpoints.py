@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import re
+import shlex
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import read_json, read_whole
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +57,9 @@ def find_checkpoint(model: str, *, weights: bool, code: bool = False) -> Path:
     Raises:
         UserError: nothing usable there; says what is missing and how to get it.
     """
-    folder = Path(model).expanduser()
+    folder = local_path(model)
     if model.strip() and folder.is_dir():  # an empty name would be the working directory
+        refuse_special_files(folder)
         _check_description(folder, model)
         _check_weights(folder, model)
         return folder
@@ -70,6 +74,22 @@ def find_checkpoint(model: str, *, weights: bool, code: bool = False) -> Path:
     return folder
 
 
+def local_path(name: str, flag: str = "--model_from_pretrained") -> Path:
+    """A path that a flag names, with ~ for the home folder. UserError where that is nobody's."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~nobody/model
+        raise UserError(f"{flag}={name}: there is no such user. Write the path in full.") from None
+
+
+def refuse_special_files(folder: Path) -> None:
+    """UserError for a pipe or a device in the folder of a checkpoint: the libraries that read it would wait there for ever."""
+    for path in folder.iterdir():
+        kind = path.stat().st_mode if path.exists() else stat.S_IFREG
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise UserError(f"{path}: is a pipe or a device, not a file. Take it out of the folder.")
+
+
 def read_chat_template(path: str) -> str:
     """Text of a chat template; "" where no path is given.
 
@@ -81,14 +101,15 @@ def read_chat_template(path: str) -> str:
     import jinja2
 
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = read_whole(local_path(path, "--chat_template"), "Name a file with a Jinja template.", most=1 << 20).decode("utf-8-sig")
         # transformers adds these loop controls and a tag for training to the language of templates
         jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION_TAG.sub("", text))
     except UnicodeDecodeError:
         raise UserError(f"--chat_template={path}: is not UTF-8. Save it as UTF-8.") from None
-    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
-        reason = getattr(exc, "strerror", None) or first_line(exc)
-        raise UserError(f"--chat_template={path}: cannot be read ({reason}). Name a file with a Jinja template.") from None
+    except UserError as err:
+        raise UserError(f"--chat_template={err}") from None
+    except (ValueError, RecursionError) as exc:  # thousands of brackets
+        raise UserError(f"--chat_template={path}: is no Jinja template ({first_line(exc)}). Correct the file.") from None
     except jinja2.TemplateSyntaxError as exc:
         raise UserError(f"{path}:{exc.lineno}: is no Jinja template ({exc.message}). Correct the line.") from None
     if not text.strip():
@@ -108,8 +129,8 @@ def transformers_version() -> tuple[int, int]:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Content of a JSON file of a checkpoint; empty for a file that is absent, unreadable or no object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path, strict=False)
+    except UserError:
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -176,8 +197,8 @@ def _check_description(folder: Path, model: str) -> None:
         )
         raise UserError(f"--model_from_pretrained={model}: {why}.")
     try:
-        json.loads(config.read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        read_json(config, strict=False)["model_type"]
+    except (UserError, KeyError, TypeError) as exc:
         raise UserError(f"{config}:1: no JSON object with a model_type ({first_line(exc)}). Fetch it again.") from exc
     if not any(any(folder.glob(name)) for name in _VOCABULARY_FILES):
         raise UserError(
@@ -209,8 +230,8 @@ def _check_weights(folder: Path, model: str) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            parts = sorted({part + "" for part in read_json(index, strict=False)["weight_map"].values()})
+        except (UserError, KeyError, TypeError, AttributeError) as exc:
             raise UserError(f"{index}:1: not an index of weights ({first_line(exc)}). Fetch it again.") from exc
         lost = [part for part in parts if not (folder / part).is_file()]
         if lost:
@@ -229,12 +250,11 @@ def _without_safetensors(folder: Path) -> str:
     if not other[0].endswith(".bin"):
         return f"weights in {other[0]}, but only safetensors are loaded. Name a safetensors checkpoint of the model."
     trust = ", trust_remote_code=True" if brings_code(folder) else ""
-    return (
-        f"weights in {other[0]}, but only safetensors are loaded. Convert them once, if you trust the file: "
-        'python -c "from transformers import AutoModelForCausalLM as M; '
-        f"M.from_pretrained('{folder}', use_safetensors=False{trust}).save_pretrained('{folder}', "
-        'safe_serialization=True)".'
-    )
+    name = json.dumps(str(folder), ensure_ascii=False)
+    code = (f"from transformers import AutoModelForCausalLM as M; M.from_pretrained({name}, use_safetensors=False{trust})"
+            f".save_pretrained({name}, safe_serialization=True)")
+    return (f"weights in {other[0]}, but only safetensors are loaded. Convert them once, if you trust the file: "
+            f"{shlex.join(['python', '-c', code])}.")
 
 
 def needs_code(model: str, what: str) -> str:

@@ -280,13 +280,21 @@ class DecodeLoop:
 
         done = [i for i, writer in enumerate(self._live) if writer.finish]
         finished = [self._live[i].written() for i in done]
-        if done:
+        left = [writer for writer in self._live if not writer.finish]
+        try:
             with torch.inference_mode():
                 self._close_gaps(done)
+        except Exception as exc:  # the cache can be computed again, what is finished cannot
+            log.warning("the cache was lost (%s): computing it again", first_line(exc))
+            self._cache, self._live = None, left
+            for writer in left:
+                writer.start(self._prefix)
         yield from finished
 
     def _close_gaps(self, done: Sequence[int]) -> None:
         """Move the last rows into the slots that became free, so that passes run over the first slots only."""
+        if not done:
+            return
         for slot in done if self._cache else ():
             if self._live[slot].finish == "error":
                 self._cache.clear(slot)  # its numbers may be none

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.llm.checkpoints import code_map, find_checkpoint, read_json_object, transformers_version
+from syn_pipelines.utils.llm.checkpoints import (
+    code_map,
+    find_checkpoint,
+    local_path,
+    read_json_object,
+    transformers_version,
+)
 from syn_pipelines.utils.llm.transformers_backend import TransformersBackend
 from syn_pipelines.utils.llm.transformers_loading import check_gpus, load_tokenizer
 
@@ -27,7 +33,7 @@ def is_chatglm3(model: str) -> bool:
 
     GLM4's first checkpoints call themselves chatglm, too; their tokenizer is another one.
     """
-    folder = Path(model).expanduser()
+    folder = local_path(model)
     if not folder.is_dir():
         return "chatglm3" in model.lower()
     name = read_json_object(folder / "tokenizer_config.json").get("tokenizer_class")

@@ -136,7 +136,11 @@ class OpenAIBackend:
                 pending = []
                 if not under_way:
                     break
-                future, under_way = done.get(), under_way - 1
+                try:
+                    future, under_way = done.get(), under_way - 1
+                except KeyboardInterrupt:  # what has been answered by now is paid for; the rest is not waited for
+                    yield from _last_answers(session, done, wait_s=0.0)
+                    raise
                 if future.exception():
                     yield from _last_answers(session, done)
                     raise future.exception()
@@ -224,7 +228,7 @@ class OpenAIBackend:
         near = difflib.get_close_matches(self.model, self._models, 5, 0.4)
         some = list(dict.fromkeys([*near, *self._models]))[:5]
         more = f" and {len(self._models) - len(some)} more" if len(self._models) > len(some) else ""
-        return f" It has {', '.join(some)}{more}." if some else ""
+        return self._settings.told(f" It has {', '.join(some)}{more}.") if some else ""
 
     async def _check(self, session: Session) -> None:
         url = self._settings.base_url
@@ -262,9 +266,10 @@ async def _tried(session: Session, fields: Mapping[str, Any], said: Mapping[str,
     return outcome
 
 
-def _last_answers(session: Session, done: queue.SimpleQueue[Future[tuple[Reply, bool]]]) -> Iterator[Reply]:
+def _last_answers(session: Session, done: queue.SimpleQueue[Future[tuple[Reply, bool]]], wait_s: float = _LAST_ANSWERS_S
+                  ) -> Iterator[Reply]:
     """What was answered, or is just being answered, when the end came: no answer is thrown away and paid for again."""
-    end = time.monotonic() + _LAST_ANSWERS_S
+    end = time.monotonic() + wait_s
     while True:
         try:
             future = done.get(timeout=0.05)  # an answer that has passed the gate needs a moment to get here

@@ -94,18 +94,29 @@ def room_left(message: str, asked: int) -> int:
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float:
-    """Seconds that a Retry-After header asks for (a number or an HTTP date), between 0 and 300; 0 without a usable one."""
+    """Seconds that a Retry-After header asks for (a number or an HTTP date), between 0 and 300; 0 without a usable one.
+
+    now: the time that a date is compared with; by default the server's own, as its Date header tells it, for the clock
+    here may be another one.
+    """
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", value):
         seconds = float(value)
     else:
-        try:
-            when = parsedate_to_datetime(value)
-        except (TypeError, ValueError):
+        when = _date(value)
+        if when is None:
             return 0.0
-        when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
-        seconds = (when - (now or datetime.now(timezone.utc))).total_seconds()
+        seconds = (when - (now or _date(headers.get("date", "")) or datetime.now(timezone.utc))).total_seconds()
     return min(max(seconds, 0.0), MAX_PAUSE_S)
+
+
+def _date(value: str) -> datetime | None:
+    """An HTTP date; None for anything else."""
+    try:
+        when = parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
 
 
 def backoff_s(failures: int, first_s: float = FIRST_PAUSE_S) -> float:

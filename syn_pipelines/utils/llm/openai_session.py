@@ -14,7 +14,7 @@ import re
 import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ from syn_pipelines.utils.errors import ServiceError, UserError
 from syn_pipelines.utils.llm.checkpoints import first_line
 from syn_pipelines.utils.llm.openai_errors import FIRST_PAUSE_S, backoff_s, error_fields, is_too_long, retry_after_s
 from syn_pipelines.utils.llm.openai_gate import Gate
+from syn_pipelines.utils.llm.openai_limits import PLAIN, limit_body
 from syn_pipelines.utils.llm.openai_wire import EXTRAS, Habits, Outcome, model_names, read_answer
 
 # Failures in a row, over all requests, after which the server is taken for gone.
@@ -53,6 +54,10 @@ class Settings:
             return text
         # What is as short as a word is one in most places ("none", "EMPTY").
         return text.replace(self.key, "***") if len(self.key) > 7 else re.sub(rf"\b{re.escape(self.key)}\b", "***", text)
+
+    def without_key(self, reply: str) -> str:
+        """A reply, which is stored, without the key. Keys of servers that ask for none are words and may stay in it."""
+        return reply.replace(self.key, "***") if len(self.key) > 15 else reply
 
 
 class Session:
@@ -168,6 +173,7 @@ class Session:
                 call = create(model=body["model"], messages=body["messages"], extra_body=rest)
                 response = await asyncio.wait_for(call, self.settings.timeout_s)
                 outcome = read_answer(response.content, self.settings.told)
+                outcome = replace(outcome, text=self.settings.without_key(outcome.text))
             except (openai.APITimeoutError, asyncio.TimeoutError):
                 outcome = Outcome("broken", message=f"time-out: no answer within {self.settings.timeout_s:g} s")
             except openai.APIConnectionError as err:
@@ -277,9 +283,10 @@ def _client(settings: Settings) -> Any:
             logging.getLogger(name).setLevel(logging.WARNING)
     timeout = openai.Timeout(settings.timeout_s, connect=settings.connect_timeout_s, pool=None)
     # A proxy that the environment names leads out of the house, where nobody knows this machine's own servers.
-    direct = openai.DefaultAsyncHttpxClient(trust_env=False) if _is_own_machine(settings.base_url) else None
+    own = {"trust_env": False} if _is_own_machine(settings.base_url) else {}
+    http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [limit_body]}, headers=PLAIN, **own)
     return openai.AsyncOpenAI(api_key=settings.key or "none", base_url=settings.base_url, timeout=timeout, max_retries=0,
-                              http_client=direct)
+                              http_client=http)
 
 
 def _is_own_machine(url: str) -> bool:

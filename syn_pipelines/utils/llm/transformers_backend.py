@@ -160,7 +160,11 @@ class TransformersBackend:
         for done in written:
             if engine.slots < slots:  # the memory did not suffice for more
                 self._rows_at_once = engine.slots
-            yield self._reply(done)
+            try:
+                reply = self._reply(done)
+            except Exception as exc:  # tokens that the tokenizer cannot read back
+                reply = Reply(done.row.request.id, "", "error", len(done.row.prompt), error=first_line(exc))
+            yield reply
 
     def _guide(self, row: Row, *, forcing: bool = True) -> Guide | None:
         """The grammar of a row; None where it has none, or where this model's tokens cannot be held to one."""

@@ -9,6 +9,7 @@ import gc
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -242,7 +243,8 @@ def free_memory() -> None:
 
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # of a GPU that has broken down, which whoever uses it next will tell
+            torch.cuda.empty_cache()
 
 
 def _template_ends(tokenizer: Any) -> set[int]:

@@ -17,7 +17,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.llm import Reply, Request
+from syn_pipelines.utils.llm.checkpoints import first_line
 from syn_pipelines.utils.llm.offline import en, zh
 from syn_pipelines.utils.llm.offline.explain import explain
 from syn_pipelines.utils.llm.offline.text import runs, sentence_text, snap_to_tokens, token_boundaries
@@ -79,7 +81,12 @@ class OfflineBackend:
         problem = _problem(request)
         if problem:
             return Reply(request.id, "", finish_reason="error", error=f"offline backend: {problem}")
-        text = _reply_text(request)
+        try:
+            text = _reply_text(request)
+        except UserError:
+            raise
+        except Exception as exc:  # a tagger may trip over any text; that must cost no more than this sentence
+            return Reply(request.id, "", finish_reason="error", error=f"offline backend: {first_line(exc)}")
         return Reply(request.id, text, completion_tokens=self.count_tokens(text))
 
 
