@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -321,6 +323,33 @@ def test_odd_tokens_and_ids_are_no_imbalance(tmp_path):
         assert run.look(id=name).as_dict()["questions"][0]["prompt"], name
 
 
+def test_data_without_entities_and_a_single_sentence_add_up(tmp_path):
+    for name, sentences in (("empty", [("Nothing happened here today .", []), ("The sun is up .", [])]),
+                            ("single", [("Alice visited Paris .", [(0, 1, "PER"), (2, 3, "LOC")])])):
+        write_data_set(tmp_path, sentences, name)
+        run = Run(tmp_path, name)
+        run.ask()
+        run.merge()
+        run.label()
+        run.step(s8)
+        assert_balanced(run)
+
+
+def test_a_merge_with_its_own_label_map_and_prefix_is_compared_with_that_map(tmp_path):
+    own = tmp_path / "map.json"
+    own.write_text(json.dumps({"THING": ["person", "PERSON"], "OTHER": []}), encoding="utf-8")
+    write_data_set(tmp_path)
+    run = Run(tmp_path)
+    run.ask()
+    run.step(s4)
+    run.step(s5, label_prefix="X_", entity_label=str(own))
+    assert_balanced(run)
+    assert "X_THING" in str(run.look(id="1"))
+    own.unlink()
+    result = run.look()
+    assert not result.balanced and "map.json has changed" in str(result) and "not there any more" in str(result)
+
+
 ODD = ['[{"entity": "Paris", "type": "city"}, {"entity": "Paris", "type": "city"}]', '```json\n[{"name": "Ann", "label": "PERSON"},]\n```',
        "I cannot do that.", '[{"entity": "Atlantis", "type": "city"}, {"entity": "nn we", "type": "person"}]', "[]",
        '[{"entity": "Rome", "type": "Stadt "}, {"entity": 7}, {"entity": "Ann", "type": "per', '{"city": ["Oslo"]}', "<think>hm"]
@@ -573,6 +602,30 @@ def test_label_files_are_held_to_the_spans_in_the_data(whole, tmp_path, kind):
         assert f"{path}" in found_in(run, path.name)
         path.write_bytes(before)
         seal(run, path)
+
+
+@pytest.mark.parametrize("name", [*FILES[1:6], "250/train_250.jsonl", "500/pos_train_500_synthetic.jsonl", "250/train_250_fusion.jsonl",
+                                  "1000/train_1000_synthetic_fusion.jsonl", "500/train_500_syn_fusion.jsonl", "label_fusion.json",
+                                  "label_syn_fusion.json", "250/train_250_fusion.manifest.json", "entity_train_1000.manifest.json",
+                                  ".journal/entity_train_1000.jsonl"])
+def test_the_commands_it_names_mend_what_was_changed(whole, tmp_path, name):
+    run = whole.copy(tmp_path)
+    path, before = run.paths.run / name, (run.paths.run / name).read_bytes()
+    if path.suffix == ".jsonl":
+        change_lines(path, lambda lines: lines.pop(2))
+    else:
+        edit(path, lambda content: content.get("counts", content).popitem())
+    result = run.look()
+    assert not result.balanced
+    for _ in range(4):
+        if result.balanced:
+            break
+        words = shlex.split(result.book.problems[0].mend)
+        script = importlib.import_module(f"syn_pipelines.{Path(words[1]).stem}")
+        script.main([word for word in words[2:] if not word.startswith("--file_dir")] + [f"--file_dir={run.file_dir}"])
+        result = run.look()
+    assert result.balanced, str(result)
+    assert path.suffix != ".jsonl" or ".journal" in name or path.read_bytes() == before
 
 
 def change_lines(path: Path, change: Callable[[list[bytes]], None]) -> None:

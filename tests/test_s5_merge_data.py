@@ -327,7 +327,7 @@ def test_incomplete_annotations_are_said_to_be(tmp_path):
 @pytest.mark.parametrize("prefix", [" ", "X\n", "a b", "\u2028", "\x00"])
 def test_a_prefix_that_would_break_a_label_is_refused(tmp_path, prefix):
     run = cut_run(tmp_path)
-    with pytest.raises(UserError, match="--label_prefix: .* (without blanks|NUL character)"):
+    with pytest.raises(UserError, match="--label_prefix: .* (without blanks|NUL character|control character)"):
         merge(tmp_path, label_prefix=prefix)
     assert not fusion(run).exists()
 

@@ -28,7 +28,6 @@ from syn_pipelines.ner.train_config import TrainConfig
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import differing
 from syn_pipelines.utils.jsonl import open_regular, sync_folder
-from syn_pipelines.utils.llm.checkpoints import first_line
 
 VERSION = 1
 METADATA, CHECKSUM = "syn_pipelines", "sha256"
@@ -106,7 +105,7 @@ def read_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint | 
     except FileNotFoundError:
         return None
     except Exception as error:  # of damaged files the library raises many kinds
-        raise UserError(f"{path}: is no checkpoint that can be read ({first_line(error)}). {BEGIN_ANEW}") from None
+        raise UserError(f"{path}: is no checkpoint that can be read ({' '.join(str(error).split())[:300]}). {BEGIN_ANEW}") from None
     if differences := differing(made_with, fingerprint):
         raise UserError(f"{path}: this training was begun otherwise: {differences}. Go on with the same data and "
                         f"options as then. {BEGIN_ANEW}")

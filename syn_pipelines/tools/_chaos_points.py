@@ -7,7 +7,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from syn_pipelines.tools._chaos_child import KINDS, TIME, Event
+from syn_pipelines.tools._chaos_child import HALF, KINDS, TIME, Event
+
+TURNS = (HALF, *KINDS)  # what is torn does the most harm
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Target:
 def draw(events: Sequence[Event], kills: int, rng: random.Random) -> list[Target]:
     """``kills`` targets in the order of the run.
 
-    A step gets a share by the root of the number of its files, and within it each kind and each file the same, so that a
-    journal with a thousand replies does not outweigh the rest, nor a step that only writes a line into the log.
+    A step gets a share by the root of the number of its files, and within it each kind (half writes twice) and each file the
+    same, so that a journal with a thousand replies does not outweigh the rest, nor a step that only writes into the log.
     """
     steps: dict[str, dict[str, dict[str, list[int]]]] = {}
     for index, (step, kind, name, *_) in enumerate(events):
@@ -38,7 +40,7 @@ def draw(events: Sequence[Event], kills: int, rng: random.Random) -> list[Target
         place = min(bisect_right(bounds, share), len(steps) - 1)
         kinds = list(steps.values())[place]
         if not any(kind in kinds or kind == TIME for kind in waiting):
-            waiting += rng.sample(KINDS, len(KINDS))
+            waiting += rng.sample(TURNS, len(TURNS))
         kind = next(kind for kind in waiting if kind in kinds or kind == TIME)
         waiting.remove(kind)
         if kind == TIME:

@@ -93,7 +93,15 @@ class Book:
     def as_dict(self) -> dict[str, Any]:
         """``balanced``, ``steps``, ``problems``, ``notes``: JSON values only."""
         return {"balanced": self.balanced, "steps": [{"step": step, **asdict(account)} for step, account in self.in_order()],
-                "problems": [asdict(problem) for problem in self.problems], "notes": self.notes}
+                "problems": [asdict(problem) for problem in self.problems], "notes": self.notes_in_order()}
+
+    def notes_in_order(self) -> list[str]:
+        """The notes in the order of the steps that they begin with, then the others."""
+        def place(text: str) -> int:
+            step = text.split(":")[0].split(" ")[0]
+            return ORDER.index(step) if step in ORDER else len(ORDER)
+
+        return sorted(self.notes, key=place)
 
     def in_order(self) -> list[tuple[str, Account]]:
         """The accounts in the order of the steps."""
@@ -117,7 +125,7 @@ class Book:
             parts = str(account).removeprefix(f"{account.total:,} {account.what} = ")
             lines.append(f"{shown}{' ' * (width - columns(shown))}  {account.total:>{digits},}  "
                          f"{account.what}{' ' * (names - columns(account.what))} = {parts}")
-        for head, found in (("Not there, or not looked at:", self.notes), ("Does not add up:", self.problems)):
+        for head, found in (("Not there, or not looked at:", self.notes_in_order()), ("Does not add up:", self.problems)):
             if found:
                 lines += ["", head, *(f"  {str(one).replace(chr(10), chr(10) + '  ')}" for one in found)]
         count = sum(len(found) for found in self._found.values()) + self._more.total()
@@ -143,7 +151,7 @@ class DataFile:
     nothing.
     """
 
-    def __init__(self, book: Book, path: Path, mend: str, check: Callable[[Record], str]) -> None:
+    def __init__(self, book: Book, path: Path, mend: str, check: Callable[[Record], str] = lambda row: "") -> None:
         self.book, self.path, self.check = book, path, check
         command = self.manifest.get("command")
         self.mend = command if isinstance(command, str) and command else mend

@@ -27,7 +27,8 @@ class Case:
     """A data set and one of its runs, with the book that the findings go into.
 
     places: the place of each training sentence by id. asked: ids of those with entities. gold: by id the number of gold
-    entities, and a digest of the text and of these entities. stale: files made from something that has changed since.
+    entities, and a digest of the text and of these entities. stale: files made from something that has changed since, with
+    what to say of them and the command that renews them.
     """
 
     def __init__(self, opts: Any, paths: RunPaths, book: Book) -> None:
@@ -37,7 +38,7 @@ class Case:
         self.asked: set[str] = set()
         self.gold: dict[str, tuple[int, bytes]] = {}
         self.entities: Counter[str] = Counter()
-        self.stale: set[Path] = set()
+        self.stale: dict[Path, tuple[str, str]] = {}
         self._files: dict[Path, DataFile] = {}
         self.targets = tuple(read_target_labels(paths.labels)) if paths.labels.is_file() else ()
         if not paths.train.is_file():

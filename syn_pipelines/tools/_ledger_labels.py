@@ -23,7 +23,7 @@ def check_label_file(case: Case, kind: str, counts: Mapping[str, int] | None, st
 
     counts: extension spans by label; None: the data they stand for are not there.
     """
-    file = DataFile(case.book, case.paths.label_file(kind), mend, str)
+    file = DataFile(case.book, case.paths.label_file(kind), mend)
     content = _content(case, file.path, file.mend)
     if content is None:
         return None
@@ -67,7 +67,7 @@ def check_label_files(case: Case, halves: Mapping[bool, Half | None], final: Cou
         half = halves[synthetic]
         parts[synthetic] = check_label_file(case, kind, half.extension if half else None, "s5 1000",
                                             case.paths.command("s5_merge_data", is_syn=int(synthetic)))
-    both = DataFile(case.book, case.paths.label_file("syn_fusion"), case.paths.command("s6_combine_syn_fusion_label"), str)
+    both = DataFile(case.book, case.paths.label_file("syn_fusion"), case.paths.command("s6_combine_syn_fusion_label"))
     if not both.exists:
         if parts[False] is not None:
             case.not_there_yet("s6", both)
@@ -128,7 +128,7 @@ def check_present(case: Case) -> None:
 def check_models(case: Case) -> None:
     """The NER models of the run: trained on as many sentences as there are."""
     for weights in sorted(case.paths.run.glob("ner/*/model.safetensors"), key=lambda path: (len(str(path)), path)):
-        file = DataFile(case.book, weights, "", str)
+        file = DataFile(case.book, weights, "")
         source = _trained_on(case, file.settings)
         if source is None or file.path in case.stale or not file.manifest:
             if not file.manifest:

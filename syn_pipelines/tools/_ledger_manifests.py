@@ -34,11 +34,16 @@ def check_manifests(case: Case) -> None:
                                               "was changed.", mend=mend)
         changed = [name for name, sha256 in manifest["inputs"].items() if not _is_unchanged(case, hashes, name, sha256)]
         if changed:
-            case.stale.add(file)
-            case.book.problem(file, "stale", f"is out of date: {', '.join(changed)} {'have' if len(changed) > 1 else 'has'} "
-                                             "changed since it was made.", mend=mend)
+            case.stale[file] = (f"is out of date: {', '.join(changed)} {'have' if len(changed) > 1 else 'has'} changed since it "
+                                "was made.", mend)
     _check_absent(case, named)
     _look_at_data_set(case, hashes)
+
+
+def report_stale(case: Case) -> None:
+    """Name the files that are out of date; after all else, for what changed is to be mended first."""
+    for file, (text, mend) in case.stale.items():
+        case.book.problem(file, "stale", text, mend=mend)
 
 
 class _Hashes:

@@ -26,7 +26,7 @@ from syn_pipelines.tools._ledger_book import Book
 from syn_pipelines.tools._ledger_case import Case
 from syn_pipelines.tools._ledger_explanations import check_explanations
 from syn_pipelines.tools._ledger_labels import check_label_files, check_models, check_present, check_unmapped
-from syn_pipelines.tools._ledger_manifests import check_manifests
+from syn_pipelines.tools._ledger_manifests import check_manifests, report_stale
 from syn_pipelines.tools._ledger_merge import Half, check_final, check_half, check_target
 from syn_pipelines.tools._ledger_parts import check_parts
 from syn_pipelines.tools._ledger_record import Story, story_of
@@ -93,6 +93,7 @@ def run(opts: Options) -> Ledger:
         check_annotations(case, mode, synthetic=True)
     check_parts(case)
     _check_training_sets(case)
+    report_stale(case)
     return Ledger(case.paths, case.book)
 
 

@@ -77,7 +77,7 @@ def stoppable(stop: Stop) -> Iterator[None]:
         sys.unraisablehook = hook
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _install(handler: Callable[[int, Any], None]) -> None:

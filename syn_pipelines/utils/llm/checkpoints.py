@@ -5,6 +5,7 @@ Importing this module imports neither torch nor transformers, and no function he
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.jsonl import read_json, read_whole
+from syn_pipelines.utils.jsonl import open_regular, read_json
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _CODE_FILES = ("*.py",)
 # transformers 5 builds an empty tokenizer, without a word, for a folder that holds none of these.
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf")
+MOST_TEMPLATE = 1 << 20  # bytes
 _GENERATION_TAG = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 NOT_CAUSAL = "not a model that writes text by itself. Name a causal language model, best a chat model."
 
@@ -101,13 +103,17 @@ def read_chat_template(path: str) -> str:
     import jinja2
 
     try:
-        text = read_whole(local_path(path, "--chat_template"), "Name a file with a Jinja template.", most=1 << 20).decode("utf-8-sig")
+        with open_regular(local_path(path, "--chat_template")) as file:
+            raw = file.read(MOST_TEMPLATE + 1)
+        if len(raw) > MOST_TEMPLATE:
+            raise OSError(errno.EFBIG, f"it has more than {MOST_TEMPLATE >> 20} MiB")
+        text = raw.decode("utf-8-sig")
         # transformers adds these loop controls and a tag for training to the language of templates
         jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION_TAG.sub("", text))
     except UnicodeDecodeError:
         raise UserError(f"--chat_template={path}: is not UTF-8. Save it as UTF-8.") from None
-    except UserError as err:
-        raise UserError(f"--chat_template={err}") from None
+    except OSError as exc:
+        raise UserError(f"--chat_template={path}: cannot be read ({exc.strerror}). Name a file with a Jinja template.") from None
     except (ValueError, RecursionError) as exc:  # thousands of brackets
         raise UserError(f"--chat_template={path}: is no Jinja template ({first_line(exc)}). Correct the file.") from None
     except jinja2.TemplateSyntaxError as exc:
