@@ -234,18 +234,20 @@ def uninterrupted(run_once, tmp_path_factory):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_killed_run_goes_on_and_ends_with_the_figures_of_an_uninterrupted_one(data, uninterrupted, jobs, caplog):
-    process = start(data, jobs=jobs, **FULL)
+    process = start(data, jobs=jobs, **{**FULL, "seeds": 50})  # more than can be done before the signal
     wait_for(lambda: len(results(data)) >= 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     kept = {path: path.stat().st_mtime_ns for path in results(data)}
-    assert 2 <= len(kept) < 8 and not (folder_of(data) / "ablation.json").exists()
+    assert 2 <= len(kept) < 200 and not (folder_of(data) / "ablation.json").exists()
     caplog.set_level("INFO")
     assert ablate(data, **FULL).ok
-    assert any(text.startswith(f"  {len(kept)} done already, {8 - len(kept)} to do: about ") for text in caplog.messages)
+    found = next(filter(None, (re.match(r"  (\d+) done already, (\d+) to do", text) for text in caplog.messages)))
+    done, left = map(int, found.groups())
+    assert done + left == 8 and 2 <= done <= len(kept)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert untimed(content_of(data)) == untimed(uninterrupted)
-    assert not (folder_of(data) / "models").exists() and not list(folder_of(data).glob("logs/*seed42*"))
+    assert not any(list(folder_of(data).glob(f"{sub}/*seed{seed}*")) for sub in ("models", "logs") for seed in (42, 43))
 
 
 def test_trainings_side_by_side_end_with_the_tool_that_started_them(data):

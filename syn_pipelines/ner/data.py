@@ -157,7 +157,7 @@ def unknown_labels(sentences: Iterable[Sentence], labels: LabelSet) -> Counter[s
 
 
 def overlaps_of(sentences: Iterable[Sentence], labels: Iterable[str]) -> str:
-    """How entities with these labels overlap, as the decode mode that can give all of them.
+    """How entities with these labels overlap, as the decode mode that can give all of them (but crossing ones).
 
     Returns:
         "multilabel" when a span has two labels anywhere, else "nested" when two entities overlap, else "flat".
@@ -172,6 +172,22 @@ def overlaps_of(sentences: Iterable[Sentence], labels: Iterable[str]) -> str:
             if following[0] < previous[1]:
                 found = "nested"
     return found
+
+
+def count_crossing(sentences: Iterable[Sentence], labels: Iterable[str]) -> int:
+    """Number of entities with these labels that cross an earlier one of their sentence: no decode mode gives both."""
+    wanted = set(labels)
+    crossing = 0
+    for sentence in sentences:
+        spans = sorted({(s, e) for s, e, label in sentence.entities if label in wanted}, key=lambda span: (span[0], -span[1]))
+        around: list[int] = []  # ends of the spans that the next one may lie in, the innermost last
+        for start, end in spans:
+            while around and around[-1] <= start:
+                around.pop()
+            crossing += any(outer < end for outer in around)
+            around.append(end)
+            around.sort(reverse=True)
+    return crossing
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -267,6 +283,8 @@ class Vocabulary:
     """Feature columns and their known strings; ids 0 (padding) and 1 (unknown) come first in every column."""
 
     def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
+        for name in columns:
+            feature_strings((), name)  # a name that it does not know is an error now
         self.columns = {name: tuple(strings) for name, strings in columns.items()}
         self._ids = {
             name: {string: idx for idx, string in enumerate(strings, start=UNKNOWN_ID + 1)}

@@ -42,6 +42,13 @@ class HeadConfig:
     dropout: float = 0.4
 
     def __post_init__(self) -> None:
+        for name, least in (("max_width", 1), ("channels", 1), ("biaffine_heads", 1), ("size_embedding", 1), ("window", 0),
+                            ("attention_heads", 1)):
+            value = getattr(self, name)
+            if (value is not None or name != "max_width") and (type(value) is not int or value < least):
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
         for name in ("biaffine_heads", "attention_heads"):
             if self.channels % getattr(self, name):
                 raise ValueError(f"{self.channels} channels cannot be split into {getattr(self, name)} {name}")

@@ -72,6 +72,8 @@ class NerModel(nn.Module):
         super().__init__()
         if decode not in DECODE_MODES:
             raise ValueError(f"decode must be one of {DECODE_MODES}, got {decode!r}")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be a probability, got {threshold!r}")
         self.encoder = encoder
         self.labels = labels
         self.decode = decode

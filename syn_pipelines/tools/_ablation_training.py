@@ -20,14 +20,14 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from syn_pipelines import train_ner
-from syn_pipelines.ner.side_files import checkpoint_path
+from syn_pipelines.ner.side_files import UnusableCheckpoint, checkpoint_path
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import replacing, to_line
 from syn_pipelines.utils.labels import read_target_labels
@@ -120,8 +120,7 @@ class Workshop:
         """The stored result; None when there is none, or none that can be used."""
         try:
             result = json.loads(self.result_path(task).read_text(encoding="utf-8"))
-            usable = result["fingerprint"] == task.fingerprint and all(
-                len(counts) == 3 for split in SPLITS for counts in result[split])
+            usable = result.pop("sha256") == _digest(result) and result["fingerprint"] == task.fingerprint
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -129,6 +128,10 @@ class Workshop:
         if not usable:
             log.warning("%s: cannot be used, this training runs again.", self.result_path(task))
         return result if usable else None
+
+
+def _digest(result: Result) -> str:
+    return hashlib.sha256(to_line(result)).hexdigest()
 
 
 def train_and_score(task: Task, workshop: Workshop) -> None:
@@ -140,13 +143,19 @@ def train_and_score(task: Task, workshop: Workshop) -> None:
     model = workshop.model_path(task)
     begun = checkpoint_path(model).exists()
     started = time.monotonic()
-    train_ner.main(cmd_args=False, **task.options, output_dir=str(model))
-    seconds = None if begun else round(time.monotonic() - started, 1)
+    try:
+        found = train_ner.main(cmd_args=False, **task.options, output_dir=str(model))
+    except UnusableCheckpoint:  # damaged, or of another program or torch: no more than time lost
+        log.warning("%s: cannot be used, this training begins anew.", checkpoint_path(model))
+        begun = False
+        started = time.monotonic()
+        found = train_ner.main(cmd_args=False, **task.options, output_dir=str(model), restart=True)
+    seconds = None if begun or found.up_to_date else round(time.monotonic() - started, 1)
     counts = read_manifest(train_ner.weights_path(model)).get("counts", {})
     result = {"fingerprint": task.fingerprint, "program": program_hash(), "seconds": seconds, "keeps_model": workshop.keep_models,
               "steps": counts.get("steps"), "sentences": counts.get("sentences"), **_score(task, model)}
     with replacing(workshop.result_path(task)) as file:
-        file.write(to_line(result))
+        file.write(to_line({**result, "sha256": _digest(result)}))
     workshop.log_path(task).unlink(missing_ok=True)
     if not workshop.keep_models:
         workshop.remove_model(task)
@@ -228,7 +237,7 @@ def _train_beside(tasks: Sequence[Task], workshop: Workshop, jobs: int) -> Itera
             ended = [job for job in running if job[1].poll() is not None]
             for task, process in ended:
                 running.remove((task, process))
-                process.stdin.close()
+                _close(process)
                 yield task, _outcome(task, workshop, process.returncode)
             if not ended:
                 time.sleep(WAIT_S)
@@ -237,7 +246,7 @@ def _train_beside(tasks: Sequence[Task], workshop: Workshop, jobs: int) -> Itera
             process.terminate()
         for _, process in running:
             process.wait()
-            process.stdin.close()
+            _close(process)
 
 
 def _start(task: Task, workshop: Workshop) -> subprocess.Popen[bytes]:
@@ -255,6 +264,11 @@ def _start(task: Task, workshop: Workshop) -> subprocess.Popen[bytes]:
     except BrokenPipeError:  # it is dead already, which its exit code will say
         pass
     return process
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    with suppress(BrokenPipeError):  # it died before it read its order
+        process.stdin.close()
 
 
 def _outcome(task: Task, workshop: Workshop, code: int) -> str:
