@@ -146,7 +146,6 @@ def train_and_score(task: Task, workshop: Workshop) -> None:
     try:
         found = train_ner.main(cmd_args=False, **task.options, output_dir=str(model))
     except UnusableCheckpoint:  # damaged, or of another program or torch: no more than time lost
-        log.warning("%s: cannot be used, this training begins anew.", checkpoint_path(model))
         begun = False
         started = time.monotonic()
         found = train_ner.main(cmd_args=False, **task.options, output_dir=str(model), restart=True)
