@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import pytest
@@ -13,6 +14,8 @@ from syn_pipelines.utils import annotate
 # A machine under load is no reason for a test to fail.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+# A shell starts what runs in its background with interrupts ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -284,7 +284,8 @@ def _publish(opts: Options, workshop: Workshop, planned: Plan, result: Ablation)
     for kind, content in files.items():
         with replacing(workshop.folder / f"ablation.{kind}") as file:
             file.write(content)
-    for task, stored in results.items():  # a kill may have come before its model was removed
+    for task, stored in results.items():  # a kill may have come before its log and its model were removed
+        workshop.log_path(task).unlink(missing_ok=True)
         if not stored.get("keeps_model"):
             workshop.remove_model(task)
     for name in ("models", "logs"):  # nothing is left in them where all went well
