@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle, islice
@@ -17,15 +18,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from syn_pipelines.ner.data import batch_order
 from syn_pipelines.ner.head import HeadConfig
 from syn_pipelines.ner.model import NerModel
+from syn_pipelines.ner.optimization import WeightAverage, make_optimizer
 from syn_pipelines.ner.prediction import NerPredictor
+from syn_pipelines.ner.train_config import TrainConfig
 
 
 def bert_base(device: str, lengths: Sequence[int], *, peak_tflops: float, steps: int = 50, sentences: int = 4096,
               batch_size: int = 32, layers: int = 12, hidden: int = 768) -> dict[str, Any]:
     """Steps a second, memory, sentences a second, each speed beside its bound: operations over the device's peak.
 
-    Computed in bfloat16 by autocast, batches of similar lengths as in our trainer, spans of up to 12 tokens. The
-    operations are those of matrix products and attention, as torch's counter has them.
+    Trained in bfloat16 by autocast and predicted in float32, as our scripts do; batches of similar lengths, spans of up to
+    12 tokens. The operations are those of matrix products and attention, as torch's counter has them.
 
     Args:
         lengths: of the sentences, drawn with repetition.
@@ -41,9 +44,7 @@ def bert_base(device: str, lengths: Sequence[int], *, peak_tflops: float, steps:
     found = {"device": torch.cuda.get_device_name() if device == "cuda" else device, "batch_size": batch_size}
 
     def predict() -> None:
-        with torch.autocast(device, torch.bfloat16):
-            for _ in NerPredictor(model)((s.tokens for s in data), batch_size):
-                pass
+        deque(NerPredictor(model)((s.tokens for s in data), batch_size), maxlen=0)
 
     work = list(islice(given, steps))
     peak = max(peak_of_tensors(partial(train, batch), device) for batch in work)  # also the warm-up
@@ -62,8 +63,9 @@ def bert_base(device: str, lengths: Sequence[int], *, peak_tflops: float, steps:
 
 
 def _trainer(model: NerModel, device: str) -> Callable[[list], None]:
-    """A training step: collate, loss, gradients, update."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    """A training step as ``train_ner`` takes it, words exchanged aside: collate, loss, gradients, clipping, update, mean."""
+    config = TrainConfig()
+    optimizer, average = make_optimizer(model, config), WeightAverage(model, config.average)
     weights = torch.rand(len(model.labels.names), device=device)
 
     def train(batch: list) -> None:
@@ -72,7 +74,9 @@ def _trainer(model: NerModel, device: str) -> Callable[[list], None]:
         with torch.autocast(device, torch.bfloat16):
             loss = model.loss(inputs, model.gold(batch, inputs), weights).mean()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
+        average.update(model)
         optimizer.zero_grad(set_to_none=True)
 
     return train

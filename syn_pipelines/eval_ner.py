@@ -32,7 +32,7 @@ from syn_pipelines.train_ner import is_size
 from syn_pipelines.utils.dry_run import show
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.labels import read_target_labels
-from syn_pipelines.utils.options import TextOptions, at_least, load_options, option
+from syn_pipelines.utils.options import TextOptions, at_least, between, load_options, option
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.records import Record, read_sentences, read_train
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
@@ -58,7 +58,7 @@ class Options(TextOptions):
     label_file: str = option("", "label file of a checkpoint of the reference implementation, where its folder holds none")
     split: str = option("test", "data to score on", choices=("dev", "test"))
     compare: tuple[str, ...] = option((), "two models instead of one: what B gains over A", values=("A", "B"))
-    resamples: int = option(2000, "draws of the sentences behind every interval", check=at_least(100))
+    resamples: int = option(2000, "draws of the sentences behind every interval", check=between(100, 1_000_000))
     save_predictions: str = option("", "file for the predicted entities, which --compare takes in place of the model")
     batch_size: int = option(16, "sentences a batch", check=at_least(1))
     n_gpu: str = option("0", "index of the GPU; without any GPU the CPU is used")

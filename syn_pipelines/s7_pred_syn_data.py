@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syn_pipelines.train_ner import STEP as TRAIN_STEP
-from syn_pipelines.train_ner import weights_path
+from syn_pipelines.train_ner import model_files, weights_of
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import as_entity
 from syn_pipelines.utils.journal import lock
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from syn_pipelines.ner.prediction import NerPredictor
 
 STEP = "s7_pred_syn_data"
-# Files that may speak for the weights of a folder; of weights in parts the index does.
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
@@ -63,11 +61,6 @@ def settings_of(opts: Options) -> dict[str, Any]:
 def model_folder(opts: Options, paths: RunPaths, size: int) -> Path:
     """The model that labels a size."""
     return Path(opts.model_from_pretrained) if opts.model_from_pretrained else paths.ner("fusion", size)
-
-
-def weights_of(folder: Path) -> Path:
-    """The file that speaks for a model; where there is none, the one that is missing."""
-    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), weights_path(folder))
 
 
 def is_done(opts: Options, paths: RunPaths) -> bool:
@@ -95,14 +88,15 @@ def run(opts: Options) -> Summary:
         own = () if opts.model_from_pretrained else models.values()  # a given model may come from another run or data set
         summary.warnings += warn_of_stale(paths, [*(sources[size] for size in present), *map(weights_of, own)])
         note = _note(opts, summary)
-        publisher = Publisher(paths, STEP, settings_of(opts), [*sources.values(), *map(weights_of, models.values())],
+        files = {size: _model_files(opts, models[size]) for size in present}
+        publisher = Publisher(paths, STEP, settings_of(opts), [*sources.values(), *(p for found in files.values() for p in found)],
                               command_of(opts, **dict.fromkeys(("config", "seed", "n_gpu", "batch_size", "dense_lang", "lang"))))
         device = _device(opts)
         predictor, loaded = None, None
         for size in present:
             if models[size] != loaded:
                 predictor, loaded = _load(opts, paths, models[size], device), models[size]
-            _label_size(opts, paths, predictor, size, weights_of(loaded), publisher, summary, note)
+            _label_size(opts, paths, predictor, size, files[size], publisher, summary, note)
         publisher.remove_others(paths.sized(size, "train_{n}_synthetic_target") for size in SIZES)
         summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
@@ -119,6 +113,11 @@ def _find_models(opts: Options, paths: RunPaths, sizes: Sequence[int]) -> dict[i
         raise UserError("\n".join(f"{models[size]}: there is no such model. "
                                   f"{paths.missing(TRAIN_STEP, train='fusion', size=size)}" for size in absent))
     return models
+
+
+def _model_files(opts: Options, folder: Path) -> list[Path]:
+    """The files that shape the predictions, weights first."""
+    return [*(model_files(folder) or [weights_of(folder)]), *([Path(opts.label_file)] if opts.label_file else [])]
 
 
 def _note(opts: Options, summary: Summary) -> dict[str, str]:
@@ -150,14 +149,14 @@ def _load(opts: Options, paths: RunPaths, folder: Path, device: str) -> NerPredi
     return predictor
 
 
-def _label_size(opts: Options, paths: RunPaths, predictor: NerPredictor, size: int, weights: Path, publisher: Publisher,
+def _label_size(opts: Options, paths: RunPaths, predictor: NerPredictor, size: int, model: Sequence[Path], publisher: Publisher,
                 summary: Summary, note: dict[str, str]) -> None:
     source, output = paths.sized(size, "train_{n}_synthetic"), paths.sized(size, "train_{n}_synthetic_target")
     counts: Counter[str] = Counter()
     count, digest = write_jsonl(output, _rows(paths, source, predictor, opts.batch_size, counts))
-    complete = all(read_manifest(path).get("complete") is not False for path in (source, weights))
+    complete = all(read_manifest(path).get("complete") is not False for path in (source, model[0]))
     publisher.publish(output, digest, {"sentences": count, "entities": counts["entities"]}, complete=complete,
-                      inputs=[source, weights], **note)
+                      inputs=[source, *model], **note)
     summary.outputs[str(output)] = count
     summary.accounts.append(Account(f"synthetic sentences ({size})", count, {
         "with target entities": counts["with"], "without": count - counts["with"]}))

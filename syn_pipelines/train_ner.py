@@ -24,15 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syn_pipelines.ner.data import LabelSet, Sentence, unknown_labels
-from syn_pipelines.ner.side_files import has_checkpoint, remove_checkpoint
+from syn_pipelines.ner.side_files import has_checkpoint, refuse_foreign_side_files, remove_checkpoint
 from syn_pipelines.ner.team import is_helper
-from syn_pipelines.ner.train_config import LABEL_WEIGHTINGS, TrainConfig, drop_labels
+from syn_pipelines.ner.train_config import FORMAT_VERSION, LABEL_WEIGHTINGS, TrainConfig, drop_labels, learned
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import file_hash, open_input
+from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import TextOptions, at_least, between, command_of, load_options, option
-from syn_pipelines.utils.paths import SIZES, RunPaths
+from syn_pipelines.utils.paths import SIZES, RunPaths, manifest_path
 from syn_pipelines.utils.records import read_sentences
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from syn_pipelines.ner.training import TrainResult
 
 STEP = "train_ner"
+# Files that may speak for the weights of a folder; of weights in parts the index does.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 MADE_BY = {"gold": "s4_split_data", "fusion": "s5_merge_data", "syn_fusion": "s8_process_label_and_combine"}
 
 
@@ -61,7 +64,7 @@ def above_zero(value: float) -> str:
 
 def weight_or_auto(value: float) -> str:
     """Check: -1 (not given) or a weight."""
-    return "" if value == -1 or value >= 0 else "must be -1 (chosen by the number of sentences) or at least 0"
+    return "" if value == -1 or value >= 0 else "must be -1 (the default weight) or at least 0"
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,9 @@ class Options(TextOptions):
                            check=at_least(0))
     weight_decay: float = option(TrainConfig.weight_decay, "weight decay; biases and norms have none", check=at_least(0))
     clip: float = option(TrainConfig.clip, "longest gradient", check=above_zero)
-    ext_weight: float = option(-1.0, "loss weight of extension labels, a target label has 1; -1: by the number of "
-                               "training sentences", check=weight_or_auto)
-    syn_weight: float = option(-1.0, "loss weight of synthetic sentences, 0: they are left out; -1: by the number of "
-                               "training sentences", check=weight_or_auto)
+    ext_weight: float = option(-1.0, "loss weight of extension labels, a target label has 1; -1: 0.1, or 1 with "
+                               "--label_weighting=count", check=weight_or_auto)
+    syn_weight: float = option(-1.0, "loss weight of synthetic sentences, 0: they are left out; -1: 1", check=weight_or_auto)
     label_weighting: str = option(TrainConfig.label_weighting, "weights of single extension labels: balanced: frequent "
                                   "ones less; count: by the counts of the label file, as in the paper's code; none: all "
                                   "the same", choices=LABEL_WEIGHTINGS)
@@ -106,32 +108,54 @@ class Options(TextOptions):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files of one training. dev may be absent."""
+    """Files of one training. dev may be absent; encoder: the files of a local base encoder.
+
+    targets: labels.txt, which the label file must agree with. missing: what makes train and labels.
+    """
 
     train: Path
     labels: Path
     dev: Path
+    targets: Path
     missing: str
+    encoder: Sequence[Path] = ()
 
     @classmethod
     def of(cls, opts: Options, paths: RunPaths) -> Inputs:
         missing = paths.missing(MADE_BY[opts.train])
-        if opts.train == "gold":
-            train = paths.sized(opts.size, "train_{n}")
-            if opts.size == 1000 and not train.is_file():
-                train = paths.train  # the full size is the whole file, whether or not it has been cut
-            return cls(train, paths.labels, paths.split("dev"), missing)
-        train = paths.sized(opts.size, f"train_{{n}}_{opts.train}")
-        return cls(train, paths.label_file(opts.train), paths.split("dev"), missing)
+        labels = paths.labels if opts.train == "gold" else paths.label_file(opts.train)
+        train = paths.sized(opts.size, "train_{n}" if opts.train == "gold" else f"train_{{n}}_{opts.train}")
+        if opts.train == "gold" and opts.size == 1000 and not train.is_file():
+            train, missing = paths.train, paths.missing_train  # the full size is the whole file, cut or not
+        return cls(train, labels, paths.split("dev"), paths.labels, missing, model_files(Path(opts.from_pretrained)))
 
     @property
     def paths(self) -> list[Path]:
-        return [self.train, self.labels, self.dev]
+        return [self.train, self.labels, self.dev, *self.encoder]
 
 
 def weights_path(folder: Path) -> Path:
     """The file of a model folder whose manifest speaks for the model."""
     return folder / "model.safetensors"
+
+
+def weights_of(folder: Path) -> Path:
+    """The file that speaks for the weights of any model; where there is none, the one that is missing."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), weights_path(folder))
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model that shape what it predicts: weights, configuration, labels, tokenizer. [] without a folder."""
+    if not folder.is_dir():
+        return []
+    others = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt", ".model") and path.is_file()]
+    return [weights_of(folder), *(p for p in others if p.name not in WEIGHTS and not p.name.endswith(".manifest.json"))]
+
+
+def _hashes(folder: Path) -> dict[str, str | None]:
+    """sha256 of every file of a model folder, its manifest aside."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != manifest_path(weights_path(folder)))
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
 
 
 def model_folder(opts: Options, paths: RunPaths) -> Path:
@@ -152,9 +176,9 @@ SHAPING = ("lr", "encoder_lr", "head_lr", "warmup", "weight_decay", "clip", "ext
 
 def settings_of(opts: Options) -> dict[str, Any]:
     """The options that shape the model."""
-    names = ("train", "size", "from_pretrained", "epochs", "max_steps", "drop_labels",
+    names = ("train", "size", "from_pretrained", "epochs", "max_steps", "drop_labels", "dense_lang",
              *(TRAINING.get(name, name) for name in SHAPING))
-    return {name: getattr(opts, name) for name in names}
+    return {**{name: getattr(opts, name) for name in names}, "format_version": FORMAT_VERSION}
 
 
 def train_config(opts: Options, device: str) -> TrainConfig:
@@ -169,10 +193,11 @@ def is_done(opts: Options, paths: RunPaths) -> bool:
 
 
 def _is_made(opts: Options, paths: RunPaths) -> bool:
-    """Whether this very model is there, made from the data as they are now."""
+    """Whether this very model is there, with all its files, made from the data as they are now."""
     folder = model_folder(opts, paths)
     wanted = [folder, last_folder(folder)] if opts.keep_last else [folder]
-    return is_current(paths, {STEP}, settings_of(opts), [weights_path(path) for path in wanted])
+    return (is_current(paths, {STEP}, settings_of(opts), [weights_path(path) for path in wanted])
+            and all(read_manifest(weights_path(path)).get("files") == _hashes(path) for path in wanted))
 
 
 def run(opts: Options) -> Summary:
@@ -185,8 +210,7 @@ def run(opts: Options) -> Summary:
         given = getattr(opts, name)
         if given and Path(given).name in ("", ".."):  # "." and the like: a whole folder is renamed when it is complete
             raise UserError(f"--{name}={given}: names no folder of its own. Give the path of a new folder.")
-    if opts.export_hf and Path(opts.export_hf).resolve() in (folder.resolve(), last_folder(folder).resolve()):
-        raise UserError(f"--export_hf={opts.export_hf}: is the model's own folder. Name another one for the copy.")
+    _check_export(opts, folder)
     with step_log(opts, paths) as summary, lock(*lock_of(folder, paths)):
         if _is_made(opts, paths):
             remove_checkpoint(folder)  # a kill may have come between the model and this
@@ -195,22 +219,34 @@ def run(opts: Options) -> Summary:
             _export(opts, folder, summary)
             return summary
         publisher = Publisher(paths, STEP, settings_of(opts), inputs.paths, command_of(
-            opts, config=None, n_gpu=None, dense_lang=None, lang=None, restart=None, tensorboard=None, export_hf=None))
+            opts, config=None, n_gpu=None, lang=None, restart=None, tensorboard=None, export_hf=None))
         sentences, dev, labels = read_inputs(inputs, opts)
         summary.warnings += warn_of_stale(paths, inputs.paths)
-        summary.accounts.append(_account(sentences, labels))
+        used = learned(sentences, train_config(opts, "cpu"))
+        summary.accounts.append(_account(len(sentences), used, labels))
         model, result = _train(opts, sentences, dev, labels, folder)
         _tell(summary, result)
-        counts = {"sentences": len(sentences), "dev_sentences": len(dev), "steps": result.steps}
+        counts = {"sentences": len(used), "dev_sentences": len(dev), "steps": result.steps}
         complete = read_manifest(inputs.train).get("complete") is not False
         for path, kept, scores in _save(model, result, folder):
             publisher.publish(weights_path(path), file_hash(weights_path(path)) or "", {**counts, "kept_step": kept},
-                              complete=complete, **scores)
+                              complete=complete, **scores, files=_hashes(path))
             summary.outputs[str(path)] = 1
         remove_checkpoint(folder)
         _export(opts, folder, summary)
         summary.warnings += warn_of_stale(paths, because_of=[weights_path(folder)])
     return summary
+
+
+def _check_export(opts: Options, folder: Path) -> None:
+    """UserError where the copy would take the place of a model, or go with one that is replaced."""
+    if not opts.export_hf:
+        return
+    copy = Path(opts.export_hf).resolve()
+    if any(copy.is_relative_to(own.resolve()) for own in (folder, last_folder(folder))):
+        raise UserError(f"--export_hf={opts.export_hf}: is in the model's own folder. Name another one for the copy.")
+    if read_manifest(weights_path(copy)).get("step") == STEP:
+        raise UserError(f"--export_hf={opts.export_hf}: holds a model that was trained there. Name another folder for the copy.")
 
 
 def lock_of(folder: Path, paths: RunPaths) -> tuple[Path, str]:
@@ -238,6 +274,9 @@ def read_inputs(inputs: Inputs, opts: Options) -> tuple[list[Sentence], list[Sen
     open_input(inputs.train, inputs.missing).close()  # of two missing files, the data are the one to name
     labels = LabelSet.read(inputs.labels, inputs.missing)
     targets = labels.targets if inputs.labels.suffix != ".json" else None
+    if targets is None and inputs.targets.is_file() and set(labels.targets) != set(read_target_labels(inputs.targets)):
+        raise UserError(f"{inputs.labels}: its target labels ({', '.join(labels.targets)}) are not those of {inputs.targets} "
+                        f"({', '.join(read_target_labels(inputs.targets))}): it is of other data. {inputs.missing}")
     sentences = [Sentence.from_record(r) for r in read_sentences(inputs.train, targets=targets, missing=inputs.missing)]
     if unknown := unknown_labels(sentences, labels):
         label, count = unknown.most_common(1)[0]
@@ -254,11 +293,13 @@ def read_inputs(inputs: Inputs, opts: Options) -> tuple[list[Sentence], list[Sen
     return sentences, dev, labels
 
 
-def _account(sentences: Sequence[Sentence], labels: LabelSet) -> Account:
+def _account(total: int, used: Sequence[Sentence], labels: LabelSet) -> Account:
+    """used: of all ``total`` sentences those that the training learns from."""
     targets = set(labels.targets)
-    with_targets = sum(any(label in targets for _, _, label in s.entities) for s in sentences)
-    return Account("training sentences", len(sentences), {
-        "with target entities": with_targets, "without": len(sentences) - with_targets})
+    with_targets = sum(any(label in targets for _, _, label in s.entities) for s in used)
+    parts = {"with target entities": with_targets, "without": len(used) - with_targets}
+    left_out = {"left out (without text, or synthetic ones of weight 0)": total - len(used)} if total > len(used) else {}
+    return Account("training sentences", total, parts | left_out)
 
 
 def _train(opts: Options, sentences: Sequence[Sentence], dev: Sequence[Sentence], labels: LabelSet,
@@ -270,8 +311,10 @@ def _train(opts: Options, sentences: Sequence[Sentence], dev: Sequence[Sentence]
     export = [Path(opts.export_hf)] if opts.export_hf else []
     for path in (folder, *([last_folder(folder)] if opts.keep_last else []), *export):
         refuse_foreign(path)  # now, not when the training is over
+    refuse_foreign_side_files(folder)
     return train_model(sentences, labels, train_config(opts, choose_device(opts.n_gpu)), dev=dev,
-                       encoder=opts.from_pretrained, output=folder, tensorboard=opts.tensorboard, restart=opts.restart)
+                       encoder=opts.from_pretrained, output=folder, tensorboard=opts.tensorboard, restart=opts.restart,
+                       dense=None if opts.dense_lang == "auto" else opts.dense_lang == "1")
 
 
 def _save(model: NerModel, result: TrainResult, folder: Path) -> Iterator[tuple[Path, int, dict[str, float]]]:

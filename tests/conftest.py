@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
-import hypothesis
 import pytest
+from hypothesis import settings
 from scripted import ScriptedBackend, write_data_set
 
 from syn_pipelines.utils import annotate
 
-hypothesis.settings.register_profile("any pace", deadline=None)  # a busy machine is no fault of the code
-hypothesis.settings.load_profile("any pace")
+# A machine under load is no reason for a test to fail.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+# A shell starts what runs in its background with interrupts ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

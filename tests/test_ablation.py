@@ -26,6 +26,7 @@ from syn_pipelines import s5_merge_data as s5
 from syn_pipelines import s7_pred_syn_data as s7
 from syn_pipelines import s8_process_label_and_combine as s8
 from syn_pipelines.tools import _ablation_report, ablation
+from syn_pipelines.tools._ablation_training import _digest
 from syn_pipelines.utils.options import load_options
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -234,18 +235,20 @@ def uninterrupted(run_once, tmp_path_factory):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_killed_run_goes_on_and_ends_with_the_figures_of_an_uninterrupted_one(data, uninterrupted, jobs, caplog):
-    process = start(data, jobs=jobs, **FULL)
+    process = start(data, jobs=jobs, **{**FULL, "seeds": 50})  # more than can be done before the signal
     wait_for(lambda: len(results(data)) >= 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     kept = {path: path.stat().st_mtime_ns for path in results(data)}
-    assert 2 <= len(kept) < 8 and not (folder_of(data) / "ablation.json").exists()
+    assert 2 <= len(kept) < 200 and not (folder_of(data) / "ablation.json").exists()
     caplog.set_level("INFO")
     assert ablate(data, **FULL).ok
-    assert any(text.startswith(f"  {len(kept)} done already, {8 - len(kept)} to do: about ") for text in caplog.messages)
+    found = next(filter(None, (re.match(r"  (\d+) done already, (\d+) to do", text) for text in caplog.messages)))
+    done, left = map(int, found.groups())
+    assert done + left == 8 and 2 <= done <= len(kept)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert untimed(content_of(data)) == untimed(uninterrupted)
-    assert not (folder_of(data) / "models").exists() and not list(folder_of(data).glob("logs/*seed42*"))
+    assert not any(list(folder_of(data).glob(f"{sub}/*seed{seed}*")) for sub in ("models", "logs") for seed in (42, 43))
 
 
 def test_trainings_side_by_side_end_with_the_tool_that_started_them(data):
@@ -305,18 +308,45 @@ def test_results_of_other_options_are_not_used_again(data):
     assert len(set(results(data)) - before) == 2 and before <= set(results(data))
 
 
-def test_a_result_that_cannot_be_used_is_trained_again(data, caplog):
+@pytest.mark.parametrize("harm", [
+    lambda text: text[:100],
+    lambda text: "[]",
+    lambda text: json.dumps({**json.loads(text), "dev": []}),
+    lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "seconds"}),
+    lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "sha256"}),
+], ids=["torn", "other JSON", "no sentences", "no seconds", "no checksum"])
+def test_a_result_that_cannot_be_used_is_trained_again(data, caplog, harm):
     first = ablate(data).content
     path = results(data)[0]
-    path.write_bytes(path.read_bytes()[:100])
+    path.write_text(harm(path.read_text(encoding="utf-8")), encoding="utf-8")
     assert untimed(ablate(data).content) == untimed(first)
     assert [text for text in caplog.messages if "cannot be used" in text] == [f"{path}: cannot be used, this training runs again."]
+
+
+def test_a_checkpoint_that_cannot_be_used_costs_no_more_than_time(data):
+    first = ablate(data, train="gold", keep_models=1).content
+    path, = results(data)
+    path.unlink()
+    shutil.rmtree(folder_of(data) / "models")
+    (folder_of(data) / "models").mkdir()
+    (folder_of(data) / "models" / f"{path.stem}.checkpoint").write_bytes(b"garbage")
+    assert untimed(ablate(data, train="gold", keep_models=1).content) == untimed(first)
+
+
+def test_a_model_that_was_found_ready_has_no_time(data):
+    ablate(data, train="gold", keep_models=1)
+    path, = results(data)
+    path.unlink()
+    row, = ablate(data, train="gold", keep_models=1).content["rows"]
+    assert row["seconds"] is None
 
 
 def test_results_of_another_version_of_the_program_are_named(data):
     ablate(data)
     path = results(data)[0]
-    path.write_text(json.dumps({**read_json(path), "program": "0" * 64}), encoding="utf-8")
+    result = {**read_json(path), "program": "0" * 64}
+    del result["sha256"]
+    path.write_text(json.dumps({**result, "sha256": _digest(result)}), encoding="utf-8")
     warning, = ablate(data).content["warnings"]
     assert warning.startswith("1 of 2 results were made by another version of this program. Remove ")
 
@@ -495,7 +525,7 @@ def test_all_missing_files_are_named_with_the_commands_that_make_them(tmp_path):
     ({"sizes": "250,300"}, "--sizes: '250,300' must be some of 250, 500, 1000, with commas between"),
     ({"sizes": ""}, "--sizes: '' must be some of"),
     ({"train": "gold,silver"}, "--train: 'gold,silver' must be some of gold, fusion, syn_fusion"),
-    ({"seeds": 0}, "--seeds: 0 must be at least 1"),
+    ({"seeds": 0}, "--seeds: 0 must lie between 1 and 1000"),
     ({"train": "gold", "drop_labels": "all"}, "gold has no extension labels to leave out. Add fusion to --train"),
     ({"drop_labels": "PERSN"}, r"fusion 500 has no extension label 'PERSN' \(did you mean 'PERSON'\?\). It has: "),
     ({"drop_labels": "PER"}, "fusion 500 has no extension label 'PER'"),
@@ -526,7 +556,7 @@ def test_labels_that_the_label_file_lacks_are_named_before_any_training(data):
 def test_every_option_that_shapes_a_model_is_handed_to_the_trainings():
     theirs = {f.name: f for f in dataclasses.fields(train_ner.Options)}
     mine = {f.name: f for f in dataclasses.fields(ablation.Options)}
-    shaping = set(train_ner.settings_of(train_ner.Options())) - {"size"}
+    shaping = set(train_ner.settings_of(train_ner.Options())) - {"size", "format_version"}
     assert shaping <= set(mine)
     for name in shaping - {"train", "drop_labels"}:
         assert (mine[name].default, mine[name].metadata) == (theirs[name].default, theirs[name].metadata)

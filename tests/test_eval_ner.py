@@ -161,7 +161,7 @@ def test_a_split_without_entities_is_a_warning(trained):
         ({"size": 250}, "fusion_250: there is no such model. Make it with: .*train_ner.py .*--train=fusion --size=250"),
         ({"model_from_pretrained": "/nowhere"}, "/nowhere: no such model folder"),
         ({"split": "train"}, "'train' is none of dev, test"),
-        ({"resamples": 5}, "resamples: 5 must be at least 100"),
+        ({"resamples": 5}, "resamples: 5 must lie between 100 and 1000000"),
         ({"compare": "gold"}, "compare: 'gold' must be 2 values: A B"),
         ({"compare": ["gold"]}, r"compare: \['gold'\] must be 2 values: A B"),
         ({"compare": ("gold", "fusion"), "save_predictions": "x.jsonl"}, "--save_predictions speaks of one model"),

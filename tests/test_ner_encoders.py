@@ -334,7 +334,7 @@ def test_training_exports_on_request_also_when_the_model_is_there_already(tmp_pa
     assert "strict F1 on dev" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     texts = [list("张三在北京工作")]
     assert list(NerPredictor.from_pretrained(tmp_path / "out")(texts)) == list(NerPredictor.from_pretrained(own)(texts))
-    with pytest.raises(UserError, match="is the model's own folder"):
+    with pytest.raises(UserError, match="is in the model's own folder"):
         train_ner.main(**flags, export_hf=str(own))
     assert (own / "model.manifest.json").is_file()
     with pytest.raises(UserError, match="is not a model folder"):

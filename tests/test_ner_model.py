@@ -8,12 +8,12 @@ import random
 
 import pytest
 import torch
-from toy_sentences import LABELS, QUICK, toy_set
+from toy_sentences import LABELS, QUICK, score, toy_set
 
 from syn_pipelines.ner.data import LabelSet, Sentence
 from syn_pipelines.ner.model import NerModel
 from syn_pipelines.ner.prediction import NerPredictor, predict_stream
-from syn_pipelines.ner.training import build_model, score, train_model
+from syn_pipelines.ner.training import build_model, train_model
 from syn_pipelines.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -173,7 +173,17 @@ def test_a_save_that_fails_leaves_the_old_model_and_nothing_beside_it(tmp_path, 
         (lambda d: (d / "vocab.json").unlink(), "lacks vocab.json"),
         (lambda d: (d / "vocab.json").write_text('{"token": ["a"]}'), "weights do not fit"),
         (lambda d: (d / "labels.json").write_text(json.dumps(LabelSet(("PER",)).to_dict())),
-         "1 labels besides O, but the model was trained with 3"),
+         "its 1 labels besides O \\(PER\\) are not the 3 that the model was trained with \\(PER, LOC, NOUN\\)"),
+        (lambda d: (d / "labels.json").write_text(json.dumps(LabelSet(("LOC", "PER"), ("NOUN",)).to_dict())),
+         "\\(LOC, PER, NOUN\\) are not the 3.*or not in their order. Put back the label file"),
+        (lambda d: _edit(d / "config.json", "id2label", {}), "broken model configuration"),
+        *((lambda d, v=value: _edit(d / "config.json", "threshold", v), "broken model configuration")
+          for value in (None, "x", 7, float("nan"))),
+        *((lambda d, n=name, v=value: _edit(d / "config.json", "head", {**_read(d / "config.json")["head"], n: v}),
+           "broken model configuration") for name, value in (
+               ("channels", 0), ("channels", -4), ("channels", 4e9), ("biaffine_heads", 0), ("max_width", "x"),
+               ("max_width", -3), ("window", -1), ("dropout", "x"), ("dropout", 1))),
+        (lambda d: (d / "vocab.json").write_text('{"token": ["a"], "colour": ["a"]}'), "vocab.json: is no vocabulary of feature columns"),
         (lambda d: _edit(d / "config.json", "format_version", 9), "format version 9"),
         (lambda d: _edit(d / "config.json", "decode", "best"), "broken model configuration"),
     ],
@@ -191,7 +201,11 @@ def test_a_missing_model_folder_says_what_makes_it(tmp_path):
         NerPredictor.from_pretrained(tmp_path / "nowhere")
 
 
+def _read(path):
+    return json.loads(path.read_text())
+
+
 def _edit(path, key, value):
-    content = json.loads(path.read_text())
+    content = _read(path)
     content[key] = value
     path.write_text(json.dumps(content))

@@ -196,13 +196,13 @@ def test_a_label_that_the_label_file_lacks_is_named(trained):
 
 
 def test_every_option_that_shapes_the_model_is_compared_and_reaches_the_training():
-    silent = {f.name for f in dataclasses.fields(TextOptions)} - {"seed"} | {
+    silent = {f.name for f in dataclasses.fields(TextOptions)} - {"seed", "dense_lang"} | {
         "output_dir", "export_hf", "n_gpu", "keep_last", "tensorboard", "restart"}
     settings = train_ner.settings_of(train_ner.Options())
-    assert set(settings) == {f.name for f in dataclasses.fields(train_ner.Options)} - silent
+    assert set(settings) == {f.name for f in dataclasses.fields(train_ner.Options)} - silent | {"format_version"}
     plain = train_ner.train_config(train_ner.Options(), "cpu")
     assert plain == TrainConfig()
-    chosen = {"train": "gold", "size": 250, "from_pretrained": "bert", "drop_labels": "X"}  # act elsewhere
+    chosen = {"train", "size", "from_pretrained", "drop_labels", "dense_lang", "format_version"}  # act elsewhere
     for name, value in settings.items():
         other = {"balanced": "none", 42: 7, True: False}.get(value, 3)
         if name not in chosen:
@@ -223,6 +223,96 @@ def test_labels_left_out_and_the_last_weights(trained):
     assert not step(train_ner, trained, size=250, max_steps=4, drop_labels=",".join(left_out), keep_last=1).up_to_date
     with pytest.raises(UserError, match="--drop_labels: label 'PER' is a target label"):
         step(train_ner, trained, size=250, drop_labels="PER")
+
+
+@pytest.mark.parametrize("harm", [
+    lambda folder: (folder / "labels.json").unlink(),
+    lambda folder: (folder / "vocab.json").write_text("{}"),
+    lambda folder: (folder / "config.json").write_text((folder / "config.json").read_text().replace(
+        '"format_version": 2', '"format_version": 1')),
+], ids=["no labels", "other vocabulary", "older format"])
+def test_a_damaged_model_is_trained_again(trained, harm):
+    folder = run_folder(trained) / "ner" / "fusion_250"
+    before = {name: data for name, data in all_bytes(folder).items() if "manifest" not in name}  # which tells where it was made
+    harm(folder)
+    assert not step(train_ner, trained, size=250, max_steps=40).up_to_date
+    assert {name: data for name, data in all_bytes(folder).items() if "manifest" not in name} == before
+
+
+def test_other_weights_in_the_folder_of_the_base_encoder_train_again(trained, tmp_path):
+    flags = {"size": 250, "max_steps": 2, "from_pretrained": str(build_tiny_bert(tmp_path / "bert"))}
+    step(train_ner, trained, **flags)
+    assert step(train_ner, trained, **flags).up_to_date
+    build_tiny_bert(tmp_path / "bert", seed=1)
+    assert not step(train_ner, trained, **flags).up_to_date
+
+
+def test_dense_lang_chooses_the_features(trained):
+    flags = {"train": "gold", "size": 250, "max_steps": 2}
+    for dense_lang, columns in (("auto", ["token", "bigram"]), ("1", ["token", "bigram"]), ("0", ["token", "lower"])):
+        step(train_ner, trained, **flags, dense_lang=dense_lang)
+        assert list(read_json(run_folder(trained) / "ner" / "gold_250" / "vocab.json"))[:2] == columns
+
+
+def test_synthetic_sentences_of_weight_zero_are_counted_as_left_out(trained):
+    step(s7, trained)
+    step(s8, trained)
+    path = run_folder(trained) / "250" / "train_250_syn_fusion.jsonl"
+    own = sum(not row.get("synthetic") for row in read_rows(path))
+    summary = step(train_ner, trained, train="syn_fusion", size=250, max_steps=2, syn_weight=0.0)
+    account, = summary.accounts
+    assert account.total == len(read_rows(path)) > own and sum(account.parts.values()) == account.total
+    assert account.parts["left out (without text, or synthetic ones of weight 0)"] == account.total - own
+    assert manifest(run_folder(trained) / "ner" / "syn_fusion_250" / "model.safetensors")["counts"]["sentences"] == own
+
+
+def test_a_label_file_of_other_data_is_named(trained):
+    path = run_folder(trained) / "label_fusion.json"
+    rows = {name: row for name, row in read_json(path).items() if name != "LOC"}
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(UserError, match="label_fusion.json: its target labels .* are not those of .*labels.txt .*s5_merge_data"):
+        step(train_ner, trained, size=250, max_steps=2)
+
+
+def test_what_stands_in_the_place_of_a_log_or_of_curves_stays(trained, tmp_path):
+    for name, harm, message in (
+            ("run", lambda: None, "run.log.jsonl: exists and is no log of a training"),
+            ("note", lambda: (run_folder(trained) / "note.log.jsonl").write_text("mine\n"), "note.log.jsonl: exists and is no log"),
+            ("board", lambda: (run_folder(trained) / "board.tensorboard").mkdir() or (
+                run_folder(trained) / "board.tensorboard" / "mine").touch(), "holds other than TensorBoard files")):
+        harm()
+        before = {name: data for name, data in all_bytes(run_folder(trained)).items() if name != "run.log.jsonl"}
+        with pytest.raises(UserError, match=message):
+            step(train_ner, trained, size=250, max_steps=2, output_dir=str(run_folder(trained) / name), restart=True)
+        after = all_bytes(run_folder(trained))  # the step's own log and lock may come
+        assert {k: v for k, v in after.items() if k != "run.log.jsonl" and not k.endswith(".lock")} == {
+            k: v for k, v in before.items() if not k.endswith(".lock")}
+
+
+def test_a_copy_to_hand_on_never_replaces_a_trained_model(trained):
+    folder = run_folder(trained) / "ner" / "fusion_250"
+    for copy, message in ((folder / "copy", "is in the model's own folder"), (folder, "is in the model's own folder"),
+                          (folder.with_name("fusion_500"), "holds a model that was trained there")):
+        with pytest.raises(UserError, match=message):
+            step(train_ner, trained, size=250, max_steps=40, export_hf=str(copy))
+
+
+@pytest.mark.parametrize("kind", ["T5", "ViT", "embeddings"])
+def test_a_model_that_is_no_encoder_of_text_is_one_clear_line(trained, tmp_path, kind):
+    folder = build_tiny_bert(tmp_path / "model")
+    transformers = pytest.importorskip("transformers")
+    if kind == "T5":
+        model = transformers.T5Model(transformers.T5Config(vocab_size=80, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    elif kind == "ViT":
+        model = transformers.ViTModel(transformers.ViTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4))
+    else:
+        config = transformers.BertConfig(vocab_size=9, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        model = transformers.BertModel(config)
+    model.save_pretrained(folder)
+    with pytest.raises(UserError, match="no encoder of text could be loaded.*Name an encoder such as BERT") as caught:
+        step(train_ner, trained, size=250, max_steps=2, from_pretrained=str(folder))
+    assert "\n" not in str(caught.value)
 
 
 KILLED = """
@@ -349,8 +439,8 @@ def test_each_size_gets_the_labels_of_its_own_model_and_its_input_stays(trained)
         rows = read_rows(output)
         assert [{**row, "entities": []} for row in rows] == source
         assert all(e["text"] == row["text"][e["start"]:e["end"]] for row in rows for e in row["entities"])
-        assert set(manifest(output)["inputs"]) == {
-            f"{size}/train_{size}_synthetic.jsonl", f"ner/fusion_{size}/model.safetensors"}
+        assert set(manifest(output)["inputs"]) == {f"{size}/train_{size}_synthetic.jsonl", *(
+            f"ner/fusion_{size}/{name}" for name in ("model.safetensors", "config.json", "labels.json", "vocab.json"))}
         assert (run / str(size) / f"train_{size}_synthetic.jsonl").read_bytes() == before[size]
     assert {e["entity"] for row in rows for e in row["entities"]} <= {"PER", "LOC"}
 

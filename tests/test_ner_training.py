@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from tiny_encoders import build_tiny_bert
-from toy_sentences import LABELS, QUICK, toy_set
+from toy_sentences import LABELS, QUICK, score, toy_set
 
 from syn_pipelines.ner.checkpoints import Checkpoint, Checkpoints, write_checkpoint
 from syn_pipelines.ner.data import MAX_TOKENS, LabelSet, Sentence, split_long
@@ -27,14 +28,14 @@ from syn_pipelines.ner.train_config import (
     LABEL_WEIGHTINGS,
     MOST_STEPS,
     TrainConfig,
-    default_weights,
     drop_labels,
     label_weights,
+    learned,
     rate_at,
     total_steps,
     with_weights,
 )
-from syn_pipelines.ner.training import _Trainer, build_model, make_optimizer, score, train_model
+from syn_pipelines.ner.training import _Trainer, build_model, make_optimizer, train_model
 from syn_pipelines.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,20 +111,19 @@ def test_an_extension_label_weighs_at_most_the_extension_weight(counts, ext_weig
     assert all(0 <= weight <= ext_weight for weight in weights[1:])
 
 
-def test_default_weights_follow_the_number_of_original_sentences():
-    table = ((0, 0.25, 1.0), (3, 0.5, 0.75))
-    two, made = toy_set(2), toy_set(9, synthetic=True)
-    assert default_weights(two + made, table) == (0.25, 1.0)
-    assert default_weights(two + toy_set(1) + made, table) == (0.5, 0.75)
-    assert default_weights([], table) == (0.25, 1.0)
-
-
 def test_given_weights_win_over_the_defaults():
-    config = with_weights(TrainConfig(ext_weight=0.0, syn_weight=0.4), toy_set(2))
+    config = with_weights(TrainConfig(ext_weight=0.0, syn_weight=0.4))
     assert (config.ext_weight, config.syn_weight) == (0.0, 0.4)
-    assert with_weights(TrainConfig(label_weighting="count"), toy_set(2)).ext_weight == 1.0
+    assert (with_weights(TrainConfig()).ext_weight, with_weights(TrainConfig()).syn_weight) == (0.1, 1.0)
+    assert with_weights(TrainConfig(label_weighting="count")).ext_weight == 1.0
     with pytest.raises(UserError, match="label_weighting 'counts' is unknown. Use one of balanced, count, none"):
-        with_weights(TrainConfig(label_weighting="counts"), toy_set(2))
+        with_weights(TrainConfig(label_weighting="counts"))
+
+
+def test_sentences_without_text_and_synthetic_ones_without_weight_are_not_learned():
+    own, made, empty = toy_set(2), toy_set(3, synthetic=True), Sentence(())
+    assert learned([*own, empty, *made], TrainConfig()) == [*own, *made]
+    assert learned([*own, empty, *made], TrainConfig(syn_weight=0.0)) == own
 
 
 def test_the_loss_of_a_synthetic_sentence_is_weighted():
@@ -131,7 +131,7 @@ def test_the_loss_of_a_synthetic_sentence_is_weighted():
     model = build_model(sentences, LABELS).eval()
 
     def loss(part, weight):
-        config = with_weights(TrainConfig(ext_weight=0.1, syn_weight=weight), sentences)
+        config = with_weights(TrainConfig(ext_weight=0.1, syn_weight=weight))
         trainer = _Trainer(model, sentences, (), config, Team(torch.device("cpu")), Checkpoints(None, {}))
         return trainer._loss([sentences[k] for k in part]).item()
 
@@ -208,10 +208,46 @@ def test_history_has_a_row_for_each_evaluation(tiny_bert):
     _, result = train_model(toy_set(), LABELS, config, dev=toy_set(4))
     assert [row["step"] for row in result.history] == [2, 4, 6]
     assert all(math.isfinite(row["loss"]) and row["sentences_per_s"] > 0 and row["lr"] > 0 for row in result.history)
+    assert [row["lr"] for row in result.history] == [
+        pytest.approx(config.lr * rate_at(row["step"] - 1, 6, config.warmup)) for row in result.history]
     best = next(row for row in result.history if row["step"] == result.best_step)
     assert best["dev_f1"] == result.dev.micro.f1 == max(row["dev_f1"] for row in result.history)
     _, result = train_model(toy_set(), LABELS, config, encoder=tiny_bert)
     assert {"encoder_lr", "head_lr"} < set(result.history[-1]) and result.history[-1]["dev_f1"] is None
+
+
+def test_learning_rate_weight_decay_and_clipping_act():
+    plain = weights_of(toy_set(9))
+    for changed in ({"warmup": 3}, {"weight_decay": 0.5}, {"clip": 1e-6}, {"average": 0.2}):
+        assert not same(plain, weights_of(toy_set(9), **changed)), changed
+
+
+def test_the_speed_counts_sentences_not_places_in_batches(monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr("syn_pipelines.ner.training.time.monotonic", lambda: float(next(clock)))
+    speeds = [train_model(toy_set(1), LABELS, dataclasses.replace(SHORT, batch_size=size))[1].history[-1]["sentences_per_s"]
+              for size in (1, 64)]
+    assert speeds[0] == speeds[1] > 0
+
+
+def test_a_sentence_that_swaps_would_make_too_long_stays_as_it_is():
+    long = Sentence(tuple("的" * 500), ((0, 500, "PER"),))
+    short = Sentence(tuple("小" * MAX_TOKENS), tuple((k, k + 1, "PER") for k in range(0, MAX_TOKENS, 2)))
+    sentences = [short, *[long] * 300]  # a mention of the short one is exchanged for a long one for certain
+    model = build_model(sentences, LABELS)
+    config = with_weights(TrainConfig(swap=0.5))
+    trainer = _Trainer(model, sentences, (), config, Team(torch.device("cpu")), Checkpoints(None, {}))
+    assert len(trainer.swaps.vary(short, 0.5, random.Random(0)).tokens) > MAX_TOKENS
+    assert trainer._variant(0) == short and len(trainer._variant(1).tokens) <= MAX_TOKENS
+
+
+def test_crossing_target_entities_are_said(caplog):
+    crossing = Sentence(tuple("小明在北京上学"), ((0, 4, "PER"), (2, 6, "LOC"), (1, 3, "LOC"), (3, 7, "NOUN")))
+    build_model([crossing, *toy_set(2)], LABELS)
+    assert "1 target entities cross another one; a prediction never holds both" in caplog.text
+    caplog.clear()
+    build_model(toy_set(2, nested=True), LABELS)
+    assert "cross" not in caplog.text
 
 
 def test_patience_ends_a_training_that_gets_no_better():
@@ -302,10 +338,24 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, tiny_bert, enc
     assert f"goes on after step {4 * (at - 1)} of 24" in caplog.text
     assert same(model.state_dict(), straight.state_dict())
     assert (result.best_step, result.dev, result.steps) == (wanted.best_step, wanted.dev, wanted.steps)
+    assert model.threshold == result.threshold == wanted.threshold
     timeless = [{k: v for k, v in row.items() if k != "sentences_per_s"} for row in result.history]
     assert timeless == [{k: v for k, v in row.items() if k != "sentences_per_s"} for row in wanted.history]
     rows = [json.loads(line) for line in log_path(tmp_path / "model").read_text(encoding="utf-8").splitlines()]
     assert rows == result.history
+
+
+def test_a_stopped_training_remembers_the_best_state_and_how_long_none_was_better(tmp_path):
+    config = dataclasses.replace(QUICK, evaluations=20, patience=6)
+    _, wanted = train_model(toy_set(), LABELS, config, dev=toy_set(8))
+    scores = [row["dev_f1"] for row in wanted.history]
+    at = scores.index(max(scores)) + 4  # the evaluation, counted from 1, at which it is stopped
+    assert at < len(scores) < 20  # none was better for a while, and in the end patience ends the training
+    with pytest.raises(KeyboardInterrupt):
+        train_model(toy_set(), LABELS, config, dev=Stopped(toy_set(8), at), output=tmp_path / "model")
+    model, result = train_model(toy_set(), LABELS, config, dev=toy_set(8), output=tmp_path / "model")
+    assert (result.steps, result.best_step, result.threshold) == (wanted.steps, wanted.best_step, wanted.threshold)
+    assert model.threshold == wanted.threshold
 
 
 @pytest.fixture

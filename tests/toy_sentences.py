@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from syn_pipelines.ner.data import LabelSet, Sentence
+from syn_pipelines.ner.metrics import Report, evaluate
 from syn_pipelines.ner.train_config import TrainConfig
 
 LABELS = LabelSet(("PER", "LOC"), ("NOUN",), {"NOUN": 20})
@@ -21,3 +22,10 @@ def toy_set(count: int = 24, *, nested: bool = False, synthetic: bool = False) -
         entities = [(0, 2, "PER"), (3, 5, "LOC"), (5, 7, "NOUN")]
         sentences.append(Sentence(tuple(text), tuple(entities + [(3, 4, "PER")] * nested), synthetic))
     return sentences
+
+
+def score(model, sentences: list[Sentence]) -> Report:
+    """Strict scores of a model's target labels."""
+    found = model.predict([s.tokens for s in sentences])
+    return evaluate([s.entities for s in sentences], [[(s.start, s.end, s.label) for s in spans] for spans in found],
+                    model.labels.targets)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from syn_pipelines.ner.data import Sentence
 from syn_pipelines.ner.model import NerModel
-from syn_pipelines.ner.side_files import checkpoint_path, checkpoint_workplace, remove_checkpoint
+from syn_pipelines.ner.side_files import UnusableCheckpoint, checkpoint_path, checkpoint_workplace, remove_checkpoint
 from syn_pipelines.ner.train_config import TrainConfig
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import differing
@@ -83,15 +83,15 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, fingerprint: Mapping[
         sync_folder(path.parent)
     except (OSError, SafetensorError) as error:  # the latter is its form of the former
         shutil.rmtree(workplace, ignore_errors=True)
-        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}). Make room, then run the "
-                        "same command again (without --restart): it goes on from the last checkpoint.") from None
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}). Mend this, such as by making "
+                        "room, then run the same command again (without --restart): it goes on from the last checkpoint.") from None
 
 
 def read_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint at ``path``, tensors on the CPU; None where there is none.
 
     Raises:
-        UserError: it is broken, or of a training with other data or options (names the differences).
+        UnusableCheckpoint: it is broken, or of a training with other data or options (names the differences).
     """
     try:
         open_regular(path).close()  # the library would wait for the other end of a pipe
@@ -105,9 +105,9 @@ def read_checkpoint(path: Path, fingerprint: Mapping[str, Any]) -> Checkpoint | 
     except FileNotFoundError:
         return None
     except Exception as error:  # of damaged files the library raises many kinds
-        raise UserError(f"{path}: is no checkpoint that can be read ({' '.join(str(error).split())[:300]}). {BEGIN_ANEW}") from None
+        raise UnusableCheckpoint(f"{path}: is no checkpoint that can be read ({' '.join(str(error).split())[:300]}). {BEGIN_ANEW}") from None
     if differences := differing(made_with, fingerprint):
-        raise UserError(f"{path}: this training was begun otherwise: {differences}. Go on with the same data and "
+        raise UnusableCheckpoint(f"{path}: this training was begun otherwise: {differences}. Go on with the same data and "
                         f"options as then. {BEGIN_ANEW}")
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
@@ -125,12 +125,13 @@ class Checkpoints:
         self.path = checkpoint_path(folder) if folder else None
         self._folder, self._fingerprint, self._writes = folder, fingerprint, writes and folder is not None
         self._took, self._written = 0.0, time.monotonic()
+        self._restart = restart
         if restart:
             self.remove()  # else a stop before the first new one would bring it back
 
     def read(self) -> Checkpoint | None:
-        """See ``read_checkpoint``."""
-        return read_checkpoint(self.path, self._fingerprint) if self.path else None
+        """See ``read_checkpoint``. None with ``restart``: another process may not have taken it away yet."""
+        return read_checkpoint(self.path, self._fingerprint) if self.path and not self._restart else None
 
     def are_due(self) -> bool:
         """Whether the last one is old."""
@@ -168,10 +169,8 @@ def restore_optimizer(
         if head != "optimizer":
             continue
         for name, weight in model.named_parameters():
-            if name in by_name:
-                # AdamW counts its steps on the CPU, whatever the device of the weights.
-                tensor = by_name[name]
-                optimizer.state[weight][kind] = tensor if kind == "step" else tensor.to(weight.device)
+            if name in by_name:  # its count of steps, too: the fused AdamW wants all beside the weights
+                optimizer.state[weight][kind] = by_name[name].to(weight.device)
 
 
 def _digest(sentences: Sequence[Sentence]) -> str:

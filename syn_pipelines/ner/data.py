@@ -159,7 +159,7 @@ def unknown_labels(sentences: Iterable[Sentence], labels: LabelSet) -> Counter[s
 
 
 def overlaps_of(sentences: Iterable[Sentence], labels: Iterable[str]) -> str:
-    """How entities with these labels overlap, as the decode mode that can give all of them.
+    """How entities with these labels overlap, as the decode mode that can give all of them (but crossing ones).
 
     Returns:
         "multilabel" when a span has two labels anywhere, else "nested" when two entities overlap, else "flat".
@@ -174,6 +174,22 @@ def overlaps_of(sentences: Iterable[Sentence], labels: Iterable[str]) -> str:
             if following[0] < previous[1]:
                 found = "nested"
     return found
+
+
+def count_crossing(sentences: Iterable[Sentence], labels: Iterable[str]) -> int:
+    """Number of entities with these labels that cross an earlier one of their sentence: no decode mode gives both."""
+    wanted = set(labels)
+    crossing = 0
+    for sentence in sentences:
+        spans = sorted({(s, e) for s, e, label in sentence.entities if label in wanted}, key=lambda span: (span[0], -span[1]))
+        around: list[int] = []  # ends of the spans that the next one may lie in, the innermost last
+        for start, end in spans:
+            while around and around[-1] <= start:
+                around.pop()
+            crossing += any(outer < end for outer in around)
+            around.append(end)
+            around.sort(reverse=True)
+    return crossing
 
 
 # --------------------------------------------------------------------------------------------------------------------

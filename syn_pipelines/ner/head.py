@@ -9,6 +9,7 @@ Notation for shapes: B sentences, L tokens of the longest, D encoder size, C cha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,13 +44,13 @@ class HeadConfig:
     dropout: float = 0.4
 
     def __post_init__(self) -> None:
-        for name in ("channels", "biaffine_heads", "size_embedding", "attention_heads"):
-            if type(getattr(self, name)) is not int or not 0 < getattr(self, name) <= MOST:
-                raise ValueError(f"{name} must be a whole number from 1 to {MOST}, got {getattr(self, name)!r}")
-        if self.max_width is not None and (type(self.max_width) is not int or self.max_width < 1):
-            raise ValueError(f"max_width must be a whole number from 1 on or null, got {self.max_width!r}")
-        if type(self.window) is not int or not 0 <= self.window <= MOST:
-            raise ValueError(f"window must be a whole number from 0 to {MOST}, got {self.window!r}")
+        for name, least, most in (("max_width", 1, math.inf), ("channels", 1, MOST), ("biaffine_heads", 1, MOST),
+                                  ("size_embedding", 1, MOST), ("window", 0, MOST), ("attention_heads", 1, MOST)):
+            value = getattr(self, name)
+            if (value is not None or name != "max_width") and (type(value) is not int or not least <= value <= most):
+                raise ValueError(f"{name} must be a whole number of at least {least} and at most {most}, got {value!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
         for name in ("biaffine_heads", "attention_heads"):
             if self.channels % getattr(self, name):
                 raise ValueError(f"{self.channels} channels cannot be split into {getattr(self, name)} {name}")

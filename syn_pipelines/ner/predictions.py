@@ -31,8 +31,8 @@ def _lines(rows: Sequence[Record], predicted: Sequence[Sequence[Entity]]) -> Ite
 
 def refuse_foreign(path: Path) -> None:
     """UserError where predictions would take the place of anything else, such as the test set itself."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder. Give --save_predictions the name of a file.")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is a folder or a device. Give --save_predictions the name of a file.")
     if path.exists():
         _, first = next(read_objects(path, Problems(path, "Give --save_predictions another name.")), (0, {}))
         if "predicted" not in first:

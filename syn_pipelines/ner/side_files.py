@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import write_jsonl
 
 Row = dict[str, Any]
+
+
+class UnusableCheckpoint(UserError):
+    """A checkpoint that cannot be read, or is of another training."""
 
 
 def checkpoint_path(folder: Path) -> Path:
@@ -46,6 +51,27 @@ def log_path(folder: Path) -> Path:
 def tensorboard_path(folder: Path) -> Path:
     """The folder of its TensorBoard files."""
     return folder.with_name(folder.name + ".tensorboard")
+
+
+def refuse_foreign_side_files(folder: Path) -> None:
+    """UserError where something that no training wrote stands where a log or TensorBoard files would go."""
+    if log_path(folder).exists() and not _is_training_log(log_path(folder)):
+        raise UserError(f"{log_path(folder)}: exists and is no log of a training. Give the model's folder another name, or "
+                        "move that file.")
+    board = tensorboard_path(folder)
+    if board.exists() and not (board.is_dir() and all(path.name.startswith("events.out.") for path in board.iterdir())):
+        raise UserError(f"{board}: exists and holds other than TensorBoard files. Give the model's folder another name, or "
+                        "move it.")
+
+
+def _is_training_log(path: Path) -> bool:
+    """Whether it begins as a training begins it; an empty file will do."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+        return path.is_file() and (not first or {"step", "loss", "dev_f1"} <= set(json.loads(first)))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def tensorboard_writer() -> Any:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,12 +27,12 @@ from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, Scratch
 from syn_pipelines.ner.head import HeadConfig
 from syn_pipelines.ner.model import NerModel
 from syn_pipelines.ner.pieces import has_vocabulary, load_tokenizer
+from syn_pipelines.ner.train_config import FORMAT_VERSION
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import read_json
 from syn_pipelines.utils.llm.checkpoints import first_line
 
 FORMAT = "syn_pipelines-ner"
-FORMAT_VERSION = 2
 MODEL_TYPE = "knowfree"
 CONFIG, LABELS, WEIGHTS, VOCABULARY, ENCODER, CARD = (
     "config.json", "labels.json", "model.safetensors", "vocab.json", "encoder", "README.md")
@@ -84,9 +86,10 @@ def load_model(folder: Path, *, base: str | None = None, device: str = "cpu") ->
     """
     config = _own_config(folder)
     labels = LabelSet.read(_existing(folder, LABELS))
-    if len(labels.names) != config.get("num_labels"):
-        raise UserError(f"{folder / LABELS}: {len(labels.names)} labels besides O, but the model was trained with "
-                        f"{config.get('num_labels')}. Put back the label file of the training.")
+    if list(labels.names) != (trained := _trained_labels(folder, config)):
+        raise UserError(f"{folder / LABELS}: its {len(labels.names)} labels besides O ({_few(labels.names)}) are not the "
+                        f"{len(trained)} that the model was trained with ({_few(trained)}), or not in their order. Put back "
+                        "the label file of the training.")
     weights_path = _existing(folder, WEIGHTS)
     try:
         head = HeadConfig(**config["head"])
@@ -103,6 +106,17 @@ def load_model(folder: Path, *, base: str | None = None, device: str = "cpu") ->
         raise UserError(f"{weights_path}: the weights do not fit the model's configuration ({reason}). "
                         "Train the model again.") from None
     return model.to(device).eval()
+
+
+def _trained_labels(folder: Path, config: dict[str, Any]) -> list[str]:
+    try:
+        return [config["id2label"][str(k)] for k in range(config["num_labels"])]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG}: broken model configuration (labels: {error}). Train the model again.") from None
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def refuse_foreign(folder: Path) -> None:

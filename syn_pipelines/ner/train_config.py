@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from syn_pipelines.ner.data import LabelSet, Sentence
@@ -12,11 +12,12 @@ from syn_pipelines.utils.errors import UserError, did_you_mean
 
 # Default length of a training: this many passes, but within these steps.
 DEFAULT_EPOCHS, FEWEST_STEPS, MOST_STEPS = 24, 2500, 3000
-# Default loss weights of (extension labels, synthetic sentences), from that many original training sentences on. The
-# paper's authors use 0 and 1 below 500 sentences, 0.13 and 1 from there on; but with 0 nothing is learned from the labels
-# that were added, and 0.1 gained as much on 250 sentences as on 1,000 (docs/results.md).
-DEFAULT_WEIGHTS = ((0, 0.1, 1.0),)
+# Default loss weights of extension labels and of synthetic sentences, whatever the number of sentences. The paper's authors
+# use 0 and 1 below 500 sentences, 0.13 and 1 from there on; but with 0 nothing is learned from the labels that were added,
+# and 0.1 gained as much on 250 sentences as on 1,000 (docs/results.md).
+EXT_WEIGHT, SYN_WEIGHT = 0.1, 1.0
 LABEL_WEIGHTINGS = ("balanced", "count", "none")
+FORMAT_VERSION = 2  # of a model folder; one of another version is trained anew
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,8 @@ class TrainConfig:
     warmup: steps of the warm-up, below 1 as a share of all.
     clip: longest gradient.
     average: decay of the running mean of the weights that is evaluated and kept; 0 keeps the weights themselves.
-    ext_weight, label_weighting: loss weights of the extension labels, see ``label_weights``; -1: by the number of
-        sentences.
-    syn_weight: loss weight of a synthetic sentence, 0 leaves them out; -1: by the number of sentences.
+    ext_weight, label_weighting: loss weights of the extension labels, see ``label_weights``; -1: 0.1, and 1 with "count".
+    syn_weight: loss weight of a synthetic sentence, 0 leaves them out; -1: 1.
     swap: share of the words and mentions that are exchanged for others of their labels each time, see ``word_swaps``.
     evaluations: how often the dev data are scored, evenly spread, the last time at the end.
     patience: evaluations in a row without a better dev F1 that end the training, counted from the first one that finds
@@ -80,16 +80,7 @@ def rate_at(step: int, steps: int, warmup: float) -> float:
     return min(1.0, (step + 1) / rising, (steps - step) / max(1.0, steps - rising))
 
 
-def default_weights(sentences: Sequence[Sentence], table: Sequence[tuple[int, float, float]] = DEFAULT_WEIGHTS) -> tuple[float, float]:
-    """Loss weights of extension labels and of synthetic sentences for this many original sentences.
-
-    table: (fewest original sentences, extension weight, synthetic weight), rising, the first from 0 on.
-    """
-    originals = sum(not s.synthetic for s in sentences)
-    return next((ext, syn) for fewest, ext, syn in reversed(table) if originals >= fewest)
-
-
-def with_weights(config: TrainConfig, sentences: Sequence[Sentence]) -> TrainConfig:
+def with_weights(config: TrainConfig) -> TrainConfig:
     """The options with both loss weights as numbers: those given, or the defaults.
 
     Raises:
@@ -97,11 +88,14 @@ def with_weights(config: TrainConfig, sentences: Sequence[Sentence]) -> TrainCon
     """
     if config.label_weighting not in LABEL_WEIGHTINGS:
         raise UserError(f"label_weighting {config.label_weighting!r} is unknown. Use one of {', '.join(LABEL_WEIGHTINGS)}.")
-    ext, syn = default_weights(sentences)
-    if config.label_weighting == "count":
-        ext = 1.0
+    ext = 1.0 if config.label_weighting == "count" else EXT_WEIGHT
     return replace(config, ext_weight=ext if config.ext_weight < 0 else config.ext_weight,
-                   syn_weight=syn if config.syn_weight < 0 else config.syn_weight)
+                   syn_weight=SYN_WEIGHT if config.syn_weight < 0 else config.syn_weight)
+
+
+def learned(sentences: Iterable[Sentence], config: TrainConfig) -> list[Sentence]:
+    """The sentences that a training learns from: those with tokens, synthetic ones only where they weigh anything."""
+    return [s for s in sentences if s.tokens and (with_weights(config).syn_weight or not s.synthetic)]
 
 
 def label_weights(

@@ -27,6 +27,7 @@ from syn_pipelines.ner.data import (
     Sentence,
     Vocabulary,
     batch_order,
+    count_crossing,
     is_dense,
     overlaps_of,
     split_sentence,
@@ -35,14 +36,14 @@ from syn_pipelines.ner.data import (
 )
 from syn_pipelines.ner.encoders import PretrainedEncoder, ScratchConfig, ScratchEncoder, load_encoder
 from syn_pipelines.ner.head import HeadConfig
-from syn_pipelines.ner.metrics import Report, Score, evaluate
+from syn_pipelines.ner.metrics import Report, Score
 from syn_pipelines.ner.model import NerModel, fitting_threads
 from syn_pipelines.ner.optimization import WeightAverage, make_optimizer
-from syn_pipelines.ner.pieces import load_tokenizer
-from syn_pipelines.ner.prediction import predict_stream
+from syn_pipelines.ner.pieces import load_tokenizer, loading
 from syn_pipelines.ner.side_files import Row, TrainLog, tensorboard_writer
 from syn_pipelines.ner.team import Team
-from syn_pipelines.ner.train_config import TrainConfig, label_weights, rate_at, total_steps, with_weights
+from syn_pipelines.ner.thresholds import choose_threshold
+from syn_pipelines.ner.train_config import TrainConfig, label_weights, learned, rate_at, total_steps, with_weights
 from syn_pipelines.ner.word_swaps import WordSwaps
 from syn_pipelines.utils.errors import UserError
 
@@ -55,9 +56,6 @@ MIN_WIDTH = 12
 # There attention took 1.5 times as long, and gained nothing (docs/results.md).
 SCRATCH_HEAD = {"channels": 64, "window": 0, "attention_heads": 4, "dropout": 0.3}
 
-
-# A training on few sentences ends with a model that is too careful at 0.5, so dev data choose among these.
-THRESHOLDS = tuple(k / 20 for k in range(4, 13))
 
 
 @dataclass
@@ -90,6 +88,7 @@ def train_model(
     output: Path | None = None,
     tensorboard: bool = False,
     restart: bool = False,
+    dense: bool | None = None,
 ) -> tuple[NerModel, TrainResult]:
     """Train a model; on one machine the same arguments give the same weights on CPU.
 
@@ -103,14 +102,15 @@ def train_model(
             call goes on after a kill and reaches the same weights, and a log (``side_files``). The caller removes the
             checkpoint (``side_files.remove_checkpoint``) when the model is saved. None: neither is written.
         tensorboard: write TensorBoard files too. restart: begin anew, whatever checkpoint is there.
+        dense: whether tokens join without blanks; None: as the sentences look.
     Returns:
         the model in eval mode, and what happened.
     Raises:
         UserError: no sentences, a label that the label set does not hold, a checkpoint of another training, or a loss
             that grew beyond all numbers.
     """
-    config = with_weights(config, sentences)
-    sentences = [s for s in sentences if s.tokens and (config.syn_weight or not s.synthetic)]
+    config = with_weights(config)
+    sentences = learned(sentences, config)
     if not sentences:
         raise UserError("there is no training sentence. Give at least one (synthetic ones of weight 0 are left out).")
     _refuse_unknown(sentences, dev, labels)
@@ -120,7 +120,7 @@ def train_model(
     sentences = _cut_long(sentences)
     with torch.random.fork_rng([team.device] if team.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        model = build_model(sentences, labels, encoder)
+        model = build_model(sentences, labels, encoder, dense)
         fingerprint = {**fingerprint_of(model, sentences, dev, config), "device": team.device.type, "processes": team.size}
         trainer = _Trainer(model.to(team.device), sentences, dev, config, team,
                            Checkpoints(output, fingerprint, writes=team.is_first, restart=restart))
@@ -146,7 +146,9 @@ def _cut_long(sentences: Sequence[Sentence]) -> list[Sentence]:
     return pieces
 
 
-def build_model(sentences: Sequence[Sentence], labels: LabelSet, encoder: str = SCRATCH) -> NerModel:
+def build_model(
+    sentences: Sequence[Sentence], labels: LabelSet, encoder: str = SCRATCH, dense: bool | None = None
+) -> NerModel:
     """An untrained model with the vocabulary, span width and decode mode that fit the training sentences."""
     targets = set(labels.targets)
     widths = [end - start for s in sentences for start, end, label in s.entities if label in targets]
@@ -154,13 +156,26 @@ def build_model(sentences: Sequence[Sentence], labels: LabelSet, encoder: str = 
     too_wide = sum(end - start > width for s in sentences for start, end, _ in s.entities)
     if too_wide:
         log.info("%d extension spans of more than %d tokens are left out of the training", too_wide, width)
-    dense = is_dense(sentences)
+    if crossing := count_crossing(sentences, targets):
+        log.warning("%d target entities cross another one; a prediction never holds both", crossing)
+    dense = is_dense(sentences) if dense is None else dense
     head = HeadConfig(width, **(SCRATCH_HEAD if encoder == SCRATCH else {}))
     if encoder == SCRATCH:
         module: nn.Module = ScratchEncoder(ScratchConfig(), Vocabulary.build(sentences, dense))
     else:
         module = PretrainedEncoder(load_encoder(encoder), load_tokenizer(encoder), spaced=not dense)
+        _try_out(module, encoder)
     return NerModel(module, labels, head, decode=overlaps_of(sentences, targets))
+
+
+def _try_out(module: PretrainedEncoder, name: str) -> None:
+    """UserError where this is no encoder of text, or its tokenizer is another one's."""
+    with loading(name, "encoder of text", "Name an encoder such as BERT, with its own tokenizer."), torch.no_grad():
+        largest = max(module.splitter.tokenizer.get_vocab().values())
+        known = module.encoder.get_input_embeddings().num_embeddings
+        if largest >= known:
+            raise ValueError(f"its tokenizer gives the id {largest}, its embeddings end before {known}")
+        module.eval()(**module.collate([module.prepare(("a", "b"))]))
 
 
 class _Trainer:
@@ -193,21 +208,22 @@ class _Trainer:
         silent = None if self.config.progress and self.team.is_first else True
         bar = tqdm(total=self.steps, initial=self.step, desc="train", unit="step", mininterval=1.0, disable=silent)
         with closing(notes), bar:
-            started, before = time.monotonic(), self.step
+            started, trained_on = time.monotonic(), 0
             for batch in islice(self._batches(), self.step, None):
                 self._train_on(batch)
+                trained_on += len(batch)
                 bar.update()
                 if self.step % self.every and self.step < self.steps:
                     if self.checkpoints.are_due():
                         self.checkpoints.write(self._state())
                     continue
-                row = self._row((self.step - before) * self.config.batch_size / (time.monotonic() - started))
+                row = self._row(trained_on / (time.monotonic() - started))
                 notes.add(row | self._evaluate())
                 self._tell(bar)
                 if self.step == self.steps or 0 < self.config.patience <= self.stale:
                     break
                 self.checkpoints.write(self._state())
-                started, before = time.monotonic(), self.step
+                started, trained_on = time.monotonic(), 0
         return self._finish()
 
     def _say_start(self) -> None:
@@ -257,9 +273,12 @@ class _Trainer:
         self.step += 1
 
     def _variant(self, k: int) -> Sentence:
-        """Sentence k with some words exchanged, others in each step."""
-        rng = random.Random(f"{self.config.seed}:{self.step}:{k}")
-        return self.swaps.vary(self.sentences[k], self.config.swap, rng) if self.config.swap else self.sentences[k]
+        """Sentence k with some words exchanged, others in each step; as it is where it would become too long."""
+        sentence = self.sentences[k]
+        if not self.config.swap:
+            return sentence
+        varied = self.swaps.vary(sentence, self.config.swap, random.Random(f"{self.config.seed}:{self.step}:{k}"))
+        return varied if len(varied.tokens) <= MAX_TOKENS else sentence
 
     def _loss(self, sentences: list[Sentence]) -> Tensor:
         """Sum of the weighted losses of these sentences."""
@@ -275,10 +294,11 @@ class _Trainer:
         """The row of the log for the steps since the last one, scores left out."""
         self._sum_up()
         mean = self.loss_sum / max(1, self.summed)
-        if not math.isfinite(mean):
+        if not math.isfinite(mean) or not all(weight.isfinite().all() for weight in self.model.parameters()):
             self.checkpoints.remove()
             raise UserError(f"the loss is {mean} after {self.step} steps: the training has come apart. Lower the learning "
-                            f"rate ({' and '.join('--' + name for name in self._rates())}).")
+                            f"rate ({' and '.join('--' + name for name in self._rates())}), or a loss weight or a weight "
+                            "decay that is far above its default.")
         self.loss_sum, self.summed = 0.0, 0
         return {"step": self.step, "loss": mean, **self._rates(), "sentences_per_s": round(speed, 2)}
 
@@ -363,36 +383,3 @@ class _Trainer:
 def seed_of(seed: int, step: int, rank: int) -> int:
     """Seed of the random numbers of one process in one step."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()[:7], "big")
-
-
-def choose_threshold(
-    model: NerModel, sentences: Sequence[Sentence], batch_size: int, team: Team
-) -> tuple[float, Report]:
-    """The threshold of ``THRESHOLDS`` with the highest F1 on these sentences (of equals the nearest to 0.5), and its scores.
-
-    Spans are decoded once, at the lowest: of two that clash the higher score stays, so leaving out those below a higher
-    threshold afterwards gives what decoding at that one gives.
-    """
-    before, model.threshold = model.threshold, min(THRESHOLDS)
-    found = _predicted(model, sentences, batch_size, team)
-    model.threshold = before
-    gold, labels = [s.entities for s in sentences], model.labels.targets
-    reports = {t: evaluate(gold, [[span[:3] for span in spans if span[3] > t] for spans in found], labels)
-               for t in THRESHOLDS}
-    best = max(THRESHOLDS, key=lambda t: (reports[t].micro.f1, -abs(t - 0.5)))
-    return best, reports[best]
-
-
-def score(model: NerModel, sentences: Sequence[Sentence], batch_size: int = 16, team: Team | None = None) -> Report:
-    """Strict scores of the model's target labels; extension labels of the data play no part.
-
-    team: its processes share the sentences, and each gets the scores of all.
-    """
-    found = _predicted(model, sentences, batch_size, team or Team(model.device))
-    return evaluate([s.entities for s in sentences], [[span[:3] for span in spans] for spans in found], model.labels.targets)
-
-
-def _predicted(model: NerModel, sentences: Sequence[Sentence], batch_size: int, team: Team) -> list[list[tuple]]:
-    """(start, end, label, score) of the entities found in each sentence."""
-    predicted = predict_stream(model, (s.tokens for s in team.share(sentences)), batch_size)
-    return team.gather([[(span.start, span.end, span.label, span.score) for span in spans] for spans in predicted])

@@ -30,8 +30,8 @@ LENT = 0.5
 class WordSwaps:
     """Which words and mentions may stand for which, learned from the training sentences.
 
-    Words are spans with extension labels that touch no target entity; a word's kind is the set of its labels. Words that
-    are a target entity anywhere in the data are put nowhere else, where they would be taught as "no entity". All stand in
+    Words are spans with extension labels only; a word's kind is the set of its labels. Words that are a target entity
+    anywhere in the data are put nowhere else, where they would be taught as "no entity"; a part of one may be. All stand in
     their pools as often as they occur, with the entities inside them.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from syn_pipelines import train_ner
-from syn_pipelines.ner.train_config import label_weights, with_weights
+from syn_pipelines.ner.train_config import label_weights, learned, with_weights
 from syn_pipelines.utils.errors import UserError, did_you_mean
 from syn_pipelines.utils.jsonl import file_hash
 from syn_pipelines.utils.labels import read_target_labels
@@ -36,7 +36,7 @@ def file_hashes(paths: RunPaths, training: train_ner.Options) -> dict[str, str |
     """sha256 of every file on which the scores of a training depend, by its role."""
     inputs = train_ner.Inputs.of(training, paths)
     files = {"train": inputs.train, "labels": inputs.labels, "dev": inputs.dev, "test": paths.split("test"),
-             "targets": paths.labels}
+             "targets": paths.labels, **{f"encoder {path.name}": path for path in inputs.encoder}}
     return {role: file_hash(path) for role, path in files.items()}
 
 
@@ -78,10 +78,10 @@ class Material:
         """
         inputs = train_ner.Inputs.of(training, paths)
         sentences, _, labels = train_ner.read_inputs(inputs, training)
-        config = with_weights(train_ner.train_config(training, "cpu"), sentences)
-        learned = [s for s in sentences if config.syn_weight or not s.synthetic]
-        weights = label_weights(learned, labels, config.ext_weight, config.label_weighting)
-        spans = Counter(label for s in learned for _, _, label in s.entities if label in labels.extensions)
+        config = with_weights(train_ner.train_config(training, "cpu"))
+        used = learned(sentences, config)
+        weights = label_weights(used, labels, config.ext_weight, config.label_weighting)
+        spans = Counter(label for s in used for _, _, label in s.entities if label in labels.extensions)
         found = cls(f"{training.train} {training.size}", len(sentences), labels.targets, spans, dict(zip(labels.names, weights)))
         if training.train == "syn_fusion":
             synthetic = sum(s.synthetic for s in sentences)
@@ -113,7 +113,7 @@ def step_7_mark(paths: RunPaths, size: int) -> str:
     inputs = read_manifest(paths.sized(size, "train_{n}_synthetic_target")).get("inputs", {})
     weights = train_ner.weights_path(paths.ner("fusion", size))
     own = weights.relative_to(paths.run).as_posix()
-    models = [name for name in inputs if name.endswith(weights.name)]
+    models = [name for name in inputs if name.endswith(train_ner.WEIGHTS)]
     if not models:
         return f"nothing tells which model labelled the synthetic sentences of size {size}"
     if models != [own]:

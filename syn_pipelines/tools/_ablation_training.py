@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import subprocess
@@ -21,14 +20,14 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from syn_pipelines import train_ner
-from syn_pipelines.ner.side_files import checkpoint_path
+from syn_pipelines.ner.side_files import UnusableCheckpoint, checkpoint_path
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import read_json, replacing, to_line
 from syn_pipelines.utils.labels import read_target_labels
@@ -123,7 +122,7 @@ class Workshop:
             return None
         try:
             result = read_json(self.result_path(task))
-            usable = result["fingerprint"] == task.fingerprint and _is_complete(result)
+            usable = result.pop("sha256") == _digest(result) and result["fingerprint"] == task.fingerprint
         except (UserError, KeyError, TypeError):
             usable = False
         if not usable:
@@ -131,13 +130,8 @@ class Workshop:
         return result if usable else None
 
 
-def _is_complete(result: Result) -> bool:
-    """Whether all that tables and plots are made of is there. KeyError, TypeError: it is not."""
-    counts = [counts for split in SPLITS for counts in result[split]]
-    whole = all(len(three) == 3 and all(type(n) is int and 0 <= n < 1 << 31 for n in three) for three in counts)
-    seconds = result["seconds"]
-    return (whole and (seconds is None or type(seconds) in (int, float) and 0 <= seconds < math.inf)
-            and all(result[name] is None or type(result[name]) is int for name in ("steps", "sentences")))
+def _digest(result: Result) -> str:
+    return hashlib.sha256(to_line(result)).hexdigest()
 
 
 def train_and_score(task: Task, workshop: Workshop) -> None:
@@ -149,13 +143,18 @@ def train_and_score(task: Task, workshop: Workshop) -> None:
     model = workshop.model_path(task)
     begun = checkpoint_path(model).exists()
     started = time.monotonic()
-    train_ner.main(cmd_args=False, **task.options, output_dir=str(model))
-    seconds = None if begun else round(time.monotonic() - started, 1)
+    try:
+        found = train_ner.main(cmd_args=False, **task.options, output_dir=str(model))
+    except UnusableCheckpoint:  # damaged, or of another program or torch: no more than time lost
+        begun = False
+        started = time.monotonic()
+        found = train_ner.main(cmd_args=False, **task.options, output_dir=str(model), restart=True)
+    seconds = None if begun or found.up_to_date else round(time.monotonic() - started, 1)
     counts = read_manifest(train_ner.weights_path(model)).get("counts", {})
     result = {"fingerprint": task.fingerprint, "program": program_hash(), "seconds": seconds, "keeps_model": workshop.keep_models,
               "steps": counts.get("steps"), "sentences": counts.get("sentences"), **_score(task, model)}
     with replacing(workshop.result_path(task)) as file:
-        file.write(to_line(result))
+        file.write(to_line({**result, "sha256": _digest(result)}))
     workshop.log_path(task).unlink(missing_ok=True)
     if not workshop.keep_models:
         workshop.remove_model(task)
@@ -237,7 +236,7 @@ def _train_beside(tasks: Sequence[Task], workshop: Workshop, jobs: int) -> Itera
             ended = [job for job in running if job[1].poll() is not None]
             for task, process in ended:
                 running.remove((task, process))
-                process.stdin.close()
+                _close(process)
                 yield task, _outcome(task, workshop, process.returncode)
             if not ended:
                 time.sleep(WAIT_S)
@@ -246,7 +245,7 @@ def _train_beside(tasks: Sequence[Task], workshop: Workshop, jobs: int) -> Itera
             process.terminate()
         for _, process in running:
             process.wait()
-            process.stdin.close()
+            _close(process)
 
 
 def _start(task: Task, workshop: Workshop) -> subprocess.Popen[bytes]:
@@ -264,6 +263,11 @@ def _start(task: Task, workshop: Workshop) -> subprocess.Popen[bytes]:
     except BrokenPipeError:  # it is dead already, which its exit code will say
         pass
     return process
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    with suppress(BrokenPipeError):  # it died before it read its order
+        process.stdin.close()
 
 
 def _outcome(task: Task, workshop: Workshop, code: int) -> str:

@@ -32,7 +32,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import replacing, write_json
 from syn_pipelines.utils.manifest import warn_of_stale
-from syn_pipelines.utils.options import TextOptions, at_least, build_options, command_of, load_options, option
+from syn_pipelines.utils.options import TextOptions, at_least, between, build_options, command_of, load_options, option
 from syn_pipelines.utils.paths import SIZES, RunPaths
 from syn_pipelines.utils.summary import duration, run_script
 
@@ -70,7 +70,7 @@ class OwnOptions(TextOptions):
 
     sizes: str = option("250,500,1000", "sizes of the training sets, with commas between", check=are_among(SIZES))
     train: str = option("gold,fusion,syn_fusion", "training sets, with commas between", check=are_among(SETS))
-    seeds: int = option(3, "trainings of each set at each size, with the seeds --seed, --seed + 1, ...", check=at_least(1))
+    seeds: int = option(3, "trainings of each set at each size, with the seeds --seed, --seed + 1, ...", check=between(1, 1000))
     drop_labels: str = option("", "also train fusion at the largest size once more without each of these extension labels, "
                               "A,B or all, with every seed")
     jobs: int = option(1, "trainings side by side, each a process with one thread", check=at_least(1))
@@ -284,7 +284,8 @@ def _publish(opts: Options, workshop: Workshop, planned: Plan, result: Ablation)
     for kind, content in files.items():
         with replacing(workshop.folder / f"ablation.{kind}") as file:
             file.write(content)
-    for task, stored in results.items():  # a kill may have come before its model was removed
+    for task, stored in results.items():  # a kill may have come before its log and its model were removed
+        workshop.log_path(task).unlink(missing_ok=True)
         if not stored.get("keeps_model"):
             workshop.remove_model(task)
     for name in ("models", "logs"):  # nothing is left in them where all went well
