@@ -86,7 +86,7 @@ def load_model(folder: Path, *, base: str | None = None, device: str = "cpu") ->
     labels = LabelSet.read(_existing(folder, LABELS))
     if len(labels.names) != config.get("num_labels"):
         raise UserError(f"{folder / LABELS}: {len(labels.names)} labels besides O, but the model was trained with "
-                        f"{config.get('num_labels')}. Put back the label file of the training.")
+                        f"{config.get('num_labels')}, says its {CONFIG}. Put back the label file of the training.")
     weights_path = _existing(folder, WEIGHTS)
     try:
         head = HeadConfig(**config["head"])
