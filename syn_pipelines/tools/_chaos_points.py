@@ -40,7 +40,7 @@ def draw(events: Sequence[Event], kills: int, rng: random.Random) -> list[Target
         place = min(bisect_right(bounds, share), len(steps) - 1)
         kinds = list(steps.values())[place]
         if not any(kind in kinds or kind == TIME for kind in waiting):
-            waiting += rng.sample(TURNS, len(TURNS))
+            waiting = rng.sample(TURNS, len(TURNS))  # a step may lack those that are left
         kind = next(kind for kind in waiting if kind in kinds or kind == TIME)
         waiting.remove(kind)
         if kind == TIME:
