@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import syn_pipelines.s2_continous_generation as s2
 import syn_pipelines.s3_predict_syn_data as s3
 from syn_pipelines import UserError
 from syn_pipelines.utils import dry_run
+from syn_pipelines.utils.errors import ServiceError
 from syn_pipelines.utils.llm import Reply
 from syn_pipelines.utils.summary import duration
 
@@ -130,11 +132,13 @@ def test_a_plan_counts_what_the_run_then_asks(folder, use, limits, last, step):
     answers = {**BAD, **WRITTEN, "3#1": Reply("3#1", "", "error", error="timeout")}
     use(answers)
     for limit, skip in limits:
-        call(step, folder, limit=limit, skip=skip)
+        with suppress(ServiceError):  # where the only request fails, nothing tells whether it is to blame
+            call(step, folder, limit=limit, skip=skip)
     backend = use(answers)
     plan = call(step, folder, dry_run="plan", **last)
     assert not backend.asked
-    call(step, folder, **last)
+    with suppress(ServiceError):
+        call(step, folder, **last)
     assert plan.pending == len(backend.asked)
     assert plan.questions == (5 if step is s1 else 3) and 0 <= plan.answered <= plan.questions - plan.pending
 

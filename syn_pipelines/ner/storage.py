@@ -86,16 +86,10 @@ def load_model(folder: Path, *, base: str | None = None, device: str = "cpu") ->
     """
     config = _own_config(folder)
     labels = LabelSet.read(_existing(folder, LABELS))
-<<<<<<< HEAD
     if list(labels.names) != (trained := _trained_labels(folder, config)):
         raise UserError(f"{folder / LABELS}: its {len(labels.names)} labels besides O ({_few(labels.names)}) are not the "
-                        f"{len(trained)} that the model was trained with ({_few(trained)}), or not in their order. Put back "
-                        "the label file of the training.")
-=======
-    if len(labels.names) != config.get("num_labels"):
-        raise UserError(f"{folder / LABELS}: {len(labels.names)} labels besides O, but the model was trained with "
-                        f"{config.get('num_labels')}, says its {CONFIG}. Put back the label file of the training.")
->>>>>>> trust
+                        f"{len(trained)} that the model was trained with ({_few(trained)}), says its {CONFIG}, or not in their "
+                        "order. Put back the label file of the training.")
     weights_path = _existing(folder, WEIGHTS)
     try:
         head = HeadConfig(**config["head"])
