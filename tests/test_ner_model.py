@@ -167,7 +167,7 @@ def test_a_save_that_fails_leaves_the_old_model_and_nothing_beside_it(tmp_path, 
     [
         (lambda d: [p.unlink() for p in d.iterdir()], "not a model folder, it holds no config.json"),
         (lambda d: (d / "config.json").write_text('{"model_type": "bert"}'), "not the configuration of a span model"),
-        (lambda d: (d / "config.json").write_text("{"), "broken JSON"),
+        (lambda d: (d / "config.json").write_text("{"), "is not valid JSON"),
         (lambda d: (d / "model.safetensors").unlink(), "lacks model.safetensors"),
         (lambda d: (d / "model.safetensors").write_bytes(b"no"), "weights do not fit"),
         (lambda d: (d / "vocab.json").unlink(), "lacks vocab.json"),
