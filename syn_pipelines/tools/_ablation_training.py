@@ -123,7 +123,7 @@ class Workshop:
         try:
             result = read_json(self.result_path(task))
             usable = result.pop("sha256") == _digest(result) and result["fingerprint"] == task.fingerprint
-        except (UserError, KeyError, TypeError):
+        except (UserError, AttributeError, KeyError, TypeError):
             usable = False
         if not usable:
             log.warning("%s: cannot be used, this training runs again.", self.result_path(task))
