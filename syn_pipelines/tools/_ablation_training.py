@@ -123,7 +123,7 @@ class Workshop:
             usable = result.pop("sha256") == _digest(result) and result["fingerprint"] == task.fingerprint
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
             usable = False
         if not usable:
             log.warning("%s: cannot be used, this training runs again.", self.result_path(task))
