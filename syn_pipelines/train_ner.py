@@ -127,7 +127,8 @@ class Inputs:
         train = paths.sized(opts.size, "train_{n}" if opts.train == "gold" else f"train_{{n}}_{opts.train}")
         if opts.train == "gold" and opts.size == 1000 and not train.is_file():
             train, missing = paths.train, paths.missing_train  # the full size is the whole file, cut or not
-        return cls(train, labels, paths.split("dev"), paths.labels, missing, model_files(Path(opts.from_pretrained)))
+        encoder = [] if opts.from_pretrained == "scratch" else model_files(Path(opts.from_pretrained))
+        return cls(train, labels, paths.split("dev"), paths.labels, missing, encoder)
 
     @property
     def paths(self) -> list[Path]:

@@ -311,10 +311,11 @@ def test_results_of_other_options_are_not_used_again(data):
 @pytest.mark.parametrize("harm", [
     lambda text: text[:100],
     lambda text: "[]",
+    lambda text: "null",
     lambda text: json.dumps({**json.loads(text), "dev": []}),
     lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "seconds"}),
     lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "sha256"}),
-], ids=["torn", "other JSON", "no sentences", "no seconds", "no checksum"])
+], ids=["torn", "a list", "null", "no sentences", "no seconds", "no checksum"])
 def test_a_result_that_cannot_be_used_is_trained_again(data, caplog, harm):
     first = ablate(data).content
     path = results(data)[0]

@@ -66,10 +66,12 @@ def refuse_foreign_side_files(folder: Path) -> None:
 
 def _is_training_log(path: Path) -> bool:
     """Whether it begins as a training begins it; an empty file will do."""
+    if not path.is_file():  # nothing comes out of a pipe
+        return False
     try:
         with path.open("rb") as file:
             first = file.readline()
-        return path.is_file() and (not first or {"step", "loss", "dev_f1"} <= set(json.loads(first)))
+        return not first or {"step", "loss", "dev_f1"} <= set(json.loads(first))
     except (OSError, ValueError, TypeError):
         return False
 
