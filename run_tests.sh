@@ -7,11 +7,13 @@ set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/environment.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # the models are tiny: more threads mostly wait for each other
+# Two processes, each with whole files: many tests wait for other programs, and the fixtures of a file are made once.
+PARALLEL=(--numprocesses="${TEST_PROCESSES:-2}" --dist=loadfile)
 
 # The tests that depend on the release of transformers, and the whole pipeline.
 WITH_444=(tests/test_doctor.py tests/test_transformers_backend.py tests/test_decode_loop.py tests/test_grammar.py tests/test_vocabulary.py
   tests/test_loading.py tests/test_glm3_backend.py tests/test_ner_encoders.py tests/test_ner_reference.py
-  tests/test_ner_token_classification.py tests/test_start_up.py tests/test_run_all.py)
+  tests/test_ner_token_classification.py tests/test_security.py tests/test_start_up.py tests/test_run_all.py)
 # ChatGLM3's backend, and every script: its import, its --help, and the whole pipeline.
 WITH_GLM3=(tests/test_doctor.py tests/test_glm3_backend.py tests/test_start_up.py tests/test_options.py tests/test_run_all.py)
 
@@ -28,17 +30,17 @@ run_in() {
     newest)
       make_environment .venv 3.12 requirements.txt ".[test]"
       .venv/bin/ruff check .
-      .venv/bin/python -m pytest "$@"
+      .venv/bin/python -m pytest "${PARALLEL[@]}" "$@"
       ;;
     4.44)
       make_environment .venv-444 3.12 requirements.txt ".[test]" transformers==4.44.2
       names_tests "$@" || set -- "${WITH_444[@]}" "$@"
-      .venv-444/bin/python -m pytest "$@"
+      .venv-444/bin/python -m pytest "${PARALLEL[@]}" "$@"
       ;;
     glm3)
       make_environment .venv-glm3 3.11 requirements-glm3.txt ".[test]"
       names_tests "$@" || set -- "${WITH_GLM3[@]}" "$@"
-      .venv-glm3/bin/python -m pytest "$@"
+      .venv-glm3/bin/python -m pytest "${PARALLEL[@]}" "$@"
       ;;
     *)
       echo "error: --env $name: no such environment. Name newest, 4.44 or glm3." >&2
