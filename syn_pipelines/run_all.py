@@ -41,6 +41,7 @@ from syn_pipelines.utils.options import (
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.prompts import load_prompt
 from syn_pipelines.utils.records import read_sentences, read_train
+from syn_pipelines.utils.reviews import Reviews
 from syn_pipelines.utils.stored_replies import has_replies
 from syn_pipelines.utils.summary import Account, Summary, count_lines, log_rows, refuse_missing, run_script, table
 
@@ -61,8 +62,10 @@ class Options(LabelOptions):
     batch_size: int | None = option(None, "prompts that a local model answers side by side "
                                      "(each step's own by default)", check=at_least(1))
     label_prefix: str = option("", "put before every extension label, so that none equals a target label")
+    apply_gold_review: bool = option(False, "change gold labels as gold_corrections.jsonl says")
     from_pretrained: str = option("scratch", "encoder of the NER models: scratch, a local folder or a hub name")
     max_steps: int = option(-1, "training steps of each NER model; -1: chosen by the amount of data")
+    with_report: bool = option(True, "write report.html when all is done")
 
 
 @dataclass
@@ -116,6 +119,7 @@ def check(opts: Options, paths: RunPaths, steps: Sequence[Step]) -> None:
     language = language_of(opts, (s["text"] for s in read_train(paths)))
     merge = next(step for step in steps if step.script == "s5_merge_data")
     labels = Labels.load(merge.opts, paths)
+    Reviews.load(paths, labels.targets, synthetic=False, apply_gold=merge.opts.apply_gold_review).refuse_unknown(labels.extension)
     for name in ("dev", "test"):
         if os.path.lexists(paths.split(name)):
             for _ in read_sentences(paths.split(name), targets=labels.targets):
@@ -140,6 +144,7 @@ class Report:
     paths: RunPaths
     backend: str
     summaries: dict[str, Any] = field(default_factory=dict)
+    page: Path | None = None
 
     def __str__(self) -> str:
         rows = [("", *(f"{size}" for size in SIZES))]
@@ -157,7 +162,7 @@ class Report:
             f"  fusion      {self.paths.sized(1000, 'train_{n}_fusion')}",
             f"  syn_fusion  {self.paths.sized(1000, 'train_{n}_syn_fusion')}",
             f"Labels: {self.paths.label_file('fusion')}, {self.paths.label_file('syn_fusion')}",
-            *self._advice()])
+            *([f"See it: {self.page}"] if self.page else []), *self._advice()])
 
     def _accounts(self) -> list[str]:
         lines = []
@@ -255,7 +260,20 @@ def run(opts: Options, given: Mapping[str, Any]) -> Report | Plans:
     refuse_missing(*report.summaries.values())  # a folder may be removed while a later step runs
     if not has_test:
         log.warning("%s: not there, so the NER models were not evaluated.", paths.split("test"))
+    report.page = write_page(given) if opts.with_report else None
     return report
+
+
+def write_page(given: Mapping[str, Any]) -> Path | None:
+    """report.html of the run. It is for people to look at: what goes wrong with it is a warning, the run is complete."""
+    from syn_pipelines import report
+
+    names = {f.name for f in dataclasses.fields(report.Options)}
+    try:
+        return report.run(build_options(report.Options, {k: v for k, v in given.items() if k in names})).page
+    except Exception as err:
+        log.warning("The report was not made (%s: %s). All else is complete.", type(err).__name__, err)
+        return None
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Step 5: bring the model's labels onto one label set, find them in the tokens, and merge them with the gold labels.
 
-Gold labels are never changed, moved or dropped. Extension labels come from --entity_label and --pos_label (canonical
-name: aliases); what could not be placed or mapped is counted, and unmapped_labels.json holds the line to add.
+Gold labels are never changed, moved or dropped, unless a person has and --apply_gold_review is given. Extension labels come
+from --entity_label and --pos_label (canonical name: aliases); what could not be placed or mapped is counted, and
+unmapped_labels.json holds the line to add. What people decided in a review is applied last, and counted.
 
-reads   <save_type_name>/{250,500,1000}/ as cut by step 4, labels.txt, the two label maps
+reads   <save_type_name>/{250,500,1000}/ as cut by step 4, labels.txt, the two label maps; review.jsonl and
+        gold_corrections.jsonl where they are
 writes  n/train_n_fusion.jsonl and label_fusion.json (--is_syn 0); n/train_n_synthetic_fusion.jsonl and
         label_synthetic_fusion.json (--is_syn 1; with the target labels of step 7 where they exist);
         unmapped_labels.json
@@ -21,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from syn_pipelines.utils.decisions import GOLD
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import ITEM_KEYS, Canonical, FusionStats, as_entity, extension_spans, label_file
 from syn_pipelines.utils.journal import lock
@@ -31,6 +34,7 @@ from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, w
 from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, blankless, command_of, load_options, option
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.records import Record, read_sentences, read_train, short
+from syn_pipelines.utils.reviews import Reviews, accounts_of, review_files
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
 
 STEP = "s5_merge_data"
@@ -47,6 +51,7 @@ class Options(TextOptions):
                                check=blankless)
     entity_label: str = option(str(KNOWLEDGE / "entity_label.json"), "label map of entity types")
     pos_label: str = option(str(KNOWLEDGE / "pos_label.json"), "label map of POS tags")
+    apply_gold_review: bool = option(False, "change gold labels as gold_corrections.jsonl says")
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,7 @@ class Labels:
         labels = cls(tuple(read_target_labels(paths.labels)), AliasMap.load(opts.entity_label, fallback="OTHER"),
                      AliasMap.load(opts.pos_label, fallback="WORD"), opts.label_prefix)
         check_maps(labels.entity, labels.pos)
-        extension = [opts.label_prefix + name for name in (*labels.entity.labels, *labels.pos.labels)]
-        equal, nearly = clashes(labels.targets, extension)
+        equal, nearly = clashes(labels.targets, labels.extension)
         if equal:
             raise UserError(f"{paths.labels}: the target labels {', '.join(equal)} are also extension labels of "
                             f"{opts.entity_label} or {opts.pos_label}; the model's guesses would pass as gold. Give the "
@@ -78,6 +82,11 @@ class Labels:
             summary.warn(f"{paths.labels}: extension labels differ from target labels by case only: {', '.join(nearly)}. "
                          "--label_prefix=X_ would keep them apart for readers.")
         return labels
+
+    @property
+    def extension(self) -> list[str]:
+        """All extension labels, with the prefix."""
+        return [self.prefix + name for name in (*self.entity.labels, *self.pos.labels)]
 
     def canonical(self, mode: str) -> Canonical:
         """raw type -> (label with prefix, whether the raw type is known)."""
@@ -93,7 +102,8 @@ class Labels:
 def settings_of(opts: Options) -> dict[str, Any]:
     """The options that shape this step's files; of the label maps the content counts, not the path."""
     return {"label_prefix": opts.label_prefix, "dense_lang": opts.dense_lang,
-            "entity_label": file_hash(Path(opts.entity_label)), "pos_label": file_hash(Path(opts.pos_label))}
+            "entity_label": file_hash(Path(opts.entity_label)), "pos_label": file_hash(Path(opts.pos_label)),
+            **({"apply_gold_review": True} if opts.apply_gold_review else {})}
 
 
 def is_done(opts: Options, paths: RunPaths) -> bool:
@@ -117,19 +127,24 @@ def merge_halves(opts: Options, paths: RunPaths, summary: Summary) -> None:
     """The halves that --is_syn names, under the lock of this step; step 8 does this too."""
     labels = Labels.load(opts, paths, summary)
     language = language_of(opts, (s["text"] for s in read_train(paths, again=True)))
-    if opts.is_syn in ("both", "0"):
-        merge_half(opts, paths, labels, language, summary, synthetic=False)
-    if opts.is_syn in ("both", "1"):
-        merge_half(opts, paths, labels, language, summary, synthetic=True)
+    halves = [merge_half(opts, paths, labels, language, summary, synthetic=synthetic)
+              for synthetic in (False, True) if opts.is_syn in ("both", str(int(synthetic)))]
+    merged = [reviews for reviews in halves if reviews]
+    summary.accounts += accounts_of(merged) if opts.is_syn == "both" else accounts_of(merged, "not_in_this_half")
+    if opts.apply_gold_review and not (paths.run / GOLD).exists():
+        summary.warn(f"{paths.run / GOLD}: not there, so --apply_gold_review has no effect.")
 
 
 def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Language, summary: Summary, *,
-               synthetic: bool) -> None:
-    """Merge the original or the synthetic sentences at every size; their label file counts size 1000."""
+               synthetic: bool) -> Reviews | None:
+    """Merge the original or the synthetic sentences at every size; their label file counts size 1000.
+
+    Returns the decisions of people as they were applied at that size; None where the half is not there.
+    """
     kind, tail = ("synthetic_fusion", "_synthetic") if synthetic else ("fusion", "")
     outputs = {size: paths.sized(size, f"train_{{n}}_{kind}") for size in SIZES}
     inputs = {size: _inputs(paths, size, tail) for size in SIZES}
-    maps = [paths.train, paths.labels, Path(opts.entity_label), Path(opts.pos_label)]
+    maps = [paths.train, paths.labels, Path(opts.entity_label), Path(opts.pos_label), *review_files(paths)]
     publisher = Publisher(paths, STEP, settings_of(opts), [*maps, *(p for found in inputs.values() for p in found)],
                           command_of(opts, is_syn=int(synthetic), config=None, seed=None))
     missing = [f"{inputs[size][0]}" for size in SIZES if not os.path.lexists(inputs[size][0])]
@@ -140,21 +155,25 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Languag
                      f"{paths.command('s2_continous_generation')}, then {paths.command('s4_split_data')}")
         publisher.remove_others([*outputs.values(), paths.label_file(kind)])
         _write_unmapped(opts, paths, "synthetic", FusionStats(), summary)
-        return
+        return None
+    # Read after the publisher has hashed them: a decision that comes in between makes the files out of date, never unseen.
+    reviews = Reviews.load(paths, labels.targets, synthetic=synthetic, apply_gold=opts.apply_gold_review)
+    reviews.refuse_unknown(labels.extension)
     _say_what_is_missing(paths, summary, inputs, synthetic)
     targets = [paths.sized(size, "train_{n}_synthetic_target") for size in SIZES if synthetic]
     summary.warnings += warn_of_stale(paths, [*targets, *(p for found in inputs.values() for p in found if p not in targets)])
     for size in SIZES:
-        merge = Merge(labels, language, paths)
+        merge = Merge(labels, language, paths, reviews.afresh())
         count, digest = write_jsonl(outputs[size], merge.rows(*inputs[size]))
         publisher.publish(outputs[size], digest, merge.counts(), inputs=[*maps, *inputs[size]], dense=language.dense)
         summary.outputs[str(outputs[size])] = count
-    content = label_file(labels.targets, merge.fusion.spans)  # of the last size, 1000
+    content = label_file(labels.targets, merge.placed)  # of the last size, 1000
     digest = write_json(paths.label_file(kind), content)
     publisher.publish(paths.label_file(kind), digest, {"labels": len(content)}, inputs=[*maps, *inputs[1000]])
     summary.outputs[str(paths.label_file(kind))] = len(content)
     _write_unmapped(opts, paths, "synthetic" if synthetic else "gold", merge.fusion, summary)
     summary.accounts += merge.accounts("synthetic" if synthetic else "original")
+    return merge.reviews
 
 
 def _inputs(paths: RunPaths, size: int, tail: str) -> list[Path]:
@@ -196,15 +215,15 @@ def _say_what_is_missing(paths: RunPaths, summary: Summary, inputs: Mapping[int,
 class Merge:
     """One subset: joins sentences with their annotations by id, in one pass, and keeps account."""
 
-    def __init__(self, labels: Labels, language: Language, paths: RunPaths) -> None:
-        self.labels, self.language, self.paths = labels, language, paths
+    def __init__(self, labels: Labels, language: Language, paths: RunPaths, reviews: Reviews) -> None:
+        self.labels, self.language, self.paths, self.reviews = labels, language, paths, reviews
         self._canonical = {mode: labels.canonical(mode) for mode in MODES}
         self.fusion = FusionStats()
         self.sentences = self.gold = self.predicted = 0
         self.annotated: Counter[str] = Counter()
 
     def rows(self, source: Path, entity: Path, pos: Path, target: Path | None = None) -> Iterator[Record]:
-        """Sentences with gold (or predicted target) entities first, unchanged, then the extension entities."""
+        """Sentences with gold (or predicted target) entities first, then the extension entities, as people have left them."""
         step = "s3_predict_syn_data" if source.stem.endswith("_synthetic") else "s1_predict_data"
         annotations = {mode: Joined(path, f"Make it again with: {self.paths.command(step, mode=mode)}, then "
                                           f"{self.paths.command('s4_split_data')}")
@@ -229,7 +248,8 @@ class Merge:
             self.gold += len(sentence["entities"])
             added = [as_entity(sentence["text"], (start, end), label) for start, end, label in spans]
             # Tags cannot say what the extension labels say, so a "label" list would now be wrong.
-            yield {**{k: v for k, v in sentence.items() if k != "label"}, "entities": [*found, *added]}
+            entities = self.reviews.entities(sentence, [*found, *added])
+            yield {**{k: v for k, v in sentence.items() if k != "label"}, "entities": entities}
         for joined in (*annotations.values(), *([predictions] if predictions else [])):
             joined.finish()
 
@@ -251,6 +271,13 @@ class Merge:
                     "placed": self.fusion.placed[mode], "not placed": sum(unplaced.values())}, dict(unplaced)))
         return result
 
+    @property
+    def placed(self) -> Counter[str]:
+        """Extension spans in the rows, by label."""
+        total = Counter(self.fusion.spans)
+        total.update(self.reviews.extension)
+        return total
+
     def counts(self) -> dict[str, Any]:
         """For the manifest."""
         stats = self.fusion
@@ -259,7 +286,7 @@ class Merge:
                 "items": with_reasons(stats.items), "placed": with_reasons(stats.placed),
                 "folded": with_reasons(stats.folded),
                 "not_placed": {mode: with_reasons(stats.unplaced[mode]) for mode in MODES if mode in stats.unplaced},
-                "extension_spans": sum(stats.spans.values()), "repeated": stats.repeated}
+                "extension_spans": self.placed.total(), "repeated": stats.repeated, **self.reviews.counts()}
 
 
 def _is_annotation(row: Record, mode: str) -> bool:

@@ -1,7 +1,7 @@
 """Step 8: the final training sets: merge everything again, now with the target labels of step 7, and put it together.
 
-Both halves are always rebuilt, whatever --is_syn says. Synthetic sentences without target labels would teach a model
-that their entities are none, so they stay out until step 7 has run.
+Both halves are always rebuilt, whatever --is_syn says, with what people decided in a review, as in step 5. Synthetic
+sentences without target labels would teach a model that their entities are none, so they stay out until step 7 has run.
 
 reads   everything the steps before made
 writes  n/train_n_syn_fusion.jsonl (the synthetic sentences, then the original ones), label_syn_fusion.json with the

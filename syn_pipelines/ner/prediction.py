@@ -13,7 +13,9 @@ from syn_pipelines.ner.data import MAX_TOKENS, LabelSet, chunked, split_long, wi
 from syn_pipelines.ner.decoding import Span
 from syn_pipelines.ner.model import NerModel
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.fusion import as_entity
 from syn_pipelines.utils.llm.transformers_loading import free_memory, is_out_of_memory, parse_gpus
+from syn_pipelines.utils.sentence import Look, Sentence
 
 log = logging.getLogger(__name__)
 
@@ -144,3 +146,14 @@ class NerPredictor:
         if isinstance(sentences, str):
             _tokens(sentences)
         return predict_stream(self.model, sentences, batch_size)
+
+    def sentence(self, tokens: Sequence[str]) -> Sentence:
+        """One sentence with its entities, to look at: ``text`` and ``predicted``, each with its probability as ``score``.
+
+        Raises:
+            TypeError: it is a string.
+            UserError: it has no token, or an empty one.
+        """
+        spans = next(self([tokens]))
+        found = [{**as_entity(tokens, (s.start, s.end), s.label), "score": round(s.score, 4)} for s in spans]
+        return Sentence({"text": list(tokens), "predicted": found}, Look(targets=self.labels))

@@ -1,8 +1,9 @@
 """Whether a killed run is the undisturbed one: files byte for byte, replies one by one.
 
-Not compared: ``run.log.jsonl`` (times, and one line for each start), locks (process numbers), the folder of the data set
-in manifests and in ``present.json`` (the two runs lie in different places), ``sentences_per_s`` in the logs of trainings, and
-the order of the replies in a journal (that of a server is the order in which it answered).
+Not compared: ``run.log.jsonl`` (times, and one line for each start) and the report, which tells these times, locks (process
+numbers), the folder of the data set in manifests and in ``present.json`` (the two runs lie in different places),
+``sentences_per_s`` in the logs of trainings, and the order of the replies in a journal (that of a server is the order in
+which it answered).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def files_of(run: Path) -> dict[str, Path]:
     """What is compared, by its name in the run folder: everything that is not for people or for one process alone."""
     found = {path.relative_to(run).as_posix(): path for path in run.rglob("*") if path.is_file() or path.is_symlink()}
     return {name: path for name, path in sorted(found.items())
-            if not name.endswith(".lock") and name not in ("run.log.jsonl", MARK)}
+            if not name.endswith(".lock") and name not in ("run.log.jsonl", "report.html", MARK)
+            and not name.startswith("report/")}
 
 
 @dataclass

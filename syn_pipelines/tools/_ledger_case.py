@@ -28,7 +28,8 @@ class Case:
 
     places: the place of each training sentence by id. asked: ids of those with entities. gold: by id the number of gold
     entities, and a digest of the text and of these entities. stale: files made from something that has changed since, with
-    what to say of them and the command that renews them.
+    what to say of them and the command that renews them. corrected: by size, of original sentences whose gold labels people
+    changed, how many of these are gone.
     """
 
     def __init__(self, opts: Any, paths: RunPaths, book: Book) -> None:
@@ -39,6 +40,7 @@ class Case:
         self.gold: dict[str, tuple[int, bytes]] = {}
         self.entities: Counter[str] = Counter()
         self.stale: dict[Path, tuple[str, str]] = {}
+        self.corrected: dict[int, dict[str, int]] = {}
         self._files: dict[Path, DataFile] = {}
         self.targets = tuple(read_target_labels(paths.labels)) if paths.labels.is_file() else ()
         if not paths.train.is_file():

@@ -9,7 +9,7 @@ from typing import Any
 from syn_pipelines.s5_merge_data import KNOWLEDGE
 from syn_pipelines.tools._ledger_case import Case
 from syn_pipelines.utils.jsonl import file_hash
-from syn_pipelines.utils.manifest import read_manifest
+from syn_pipelines.utils.manifest import appeared, read_manifest
 from syn_pipelines.utils.paths import manifest_path
 
 FINAL = "s8_process_label_and_combine"
@@ -33,6 +33,7 @@ def check_manifests(case: Case) -> None:
             case.book.problem(file, "sha256", f"is not the file that {path.name} speaks of (another sha256): one of the two "
                                               "was changed.", mend=mend)
         changed = [name for name, sha256 in manifest["inputs"].items() if not _is_unchanged(case, hashes, name, sha256)]
+        changed += appeared(case.paths, manifest)
         if changed:
             case.stale[file] = (f"is out of date: {', '.join(changed)} {'have' if len(changed) > 1 else 'has'} changed since it "
                                 "was made.", mend)

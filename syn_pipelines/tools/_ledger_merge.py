@@ -13,6 +13,7 @@ from typing import Any
 from syn_pipelines.s5_merge_data import current_targets
 from syn_pipelines.tools._ledger_book import DataFile, differing_keys, matched, places_of
 from syn_pipelines.tools._ledger_case import Case, digest_of
+from syn_pipelines.tools._ledger_review import Decided
 from syn_pipelines.utils.fusion import Canonical, FusionStats, as_entity, extension_spans
 from syn_pipelines.utils.jsonl import file_hash
 from syn_pipelines.utils.labels import AliasMap
@@ -26,8 +27,12 @@ FALLBACKS = {"entity": "OTHER", "pos": "WORD"}
 
 @dataclass
 class Half:
-    """What was counted in one merged file. extension: spans by label, as the rows of the file have them."""
+    """What was counted in one merged file. extension: spans by label, as the rows of the file have them.
 
+    decided: what people decided about its sentences.
+    """
+
+    decided: Decided
     stats: FusionStats = field(default_factory=FusionStats)
     annotated: Counter[str] = field(default_factory=Counter)
     extension: Counter[str] = field(default_factory=Counter)
@@ -80,7 +85,7 @@ def _map_path(case: Case, file: DataFile, option: str) -> Path | None:
 def check_half(case: Case, size: int, synthetic: bool) -> Half:
     """Merge one half at one size again, and compare."""
     file, tail = case.merged(size, synthetic), "_synthetic" if synthetic else ""
-    source, half = case.part(size, f"train_{{n}}{tail}"), Half()
+    source, half = case.part(size, f"train_{{n}}{tail}"), Half(Decided.of(case, file, synthetic))
     if not source.exists:
         file.problem("nowhere", f"{source.path}, which it was made from, is not there.")
         return half
@@ -106,10 +111,13 @@ def check_half(case: Case, size: int, synthetic: bool) -> Half:
             half.targets += entity["entity"] in case.targets
             half.extension[entity["entity"]] += entity["entity"] not in case.targets
         added = [as_entity(sentence["text"], (start, end), label) for start, end, label in spans]
-        wanted = {**{k: v for k, v in sentence.items() if k != "label"}, "entities": [*found, *added]}
+        wanted = {**{k: v for k, v in sentence.items() if k != "label"},
+                  "entities": half.decided.entities(file, sentence, len(sentence["entities"]), [*found, *added])}
         _check_row(case, file, half, line, row, wanted, len(found), (target or source).path.name, exact=maps is not None)
+    if not synthetic:
+        case.corrected[size] = half.decided.corrected
     _account_of_half(case, size, file, half, synthetic)
-    file.settle(_counts(half), True, unless=() if maps else _counts(Half()), stale=file.path in case.stale)
+    file.settle(_counts(half), True, unless=() if maps else _counts(half), stale=file.path in case.stale)
     return half
 
 
@@ -152,34 +160,37 @@ def _check_row(case: Case, file: DataFile, half: Half, line: int, row: Record, w
     known: how many of the wanted entities are gold or predicted. known_from: the file of these. exact: compare the others
     too.
     """
-    name = short(row["id"])
-    if row["id"] in case.gold and not row.get("synthetic"):
+    name, others = short(row["id"]), "an item or a decision" if half.decided.reviews.files else "an item"
+    if row["id"] in case.gold and not row.get("synthetic") and row["id"] not in half.decided.corrected:
         count, digest = case.gold[row["id"]]
         if digest_of(row, count) != digest:
             half.changed += min(count, known)
             file.problem("gold", f"id {name}: the text or the gold entities are not those of {case.paths.train}:"
                                  f"{case.line_of(row['id'])}.", line)
             return
-    if not exact:
+    if half.decided.is_unsure(row["id"]):
+        row, wanted = {**row, "entities": []}, {**wanted, "entities": []}
+    elif not exact:
         row = {**row, "entities": row["entities"][:known]}
         wanted = {**wanted, "entities": wanted["entities"][:known]}
     if not (keys := differing_keys(row, wanted)):
         return
     if keys == "'entities'":
-        file.problem("spans", f"id {name}: {_differing_entities(row['entities'], wanted['entities'], known_from)}.", line)
+        file.problem("spans", f"id {name}: {_differing_entities(row['entities'], wanted['entities'], known_from, others)}.", line)
     else:
         file.problem("differs", f"id {name}: {keys} is not what the file it was made from says.", line)
 
 
-def _differing_entities(found: list[Any], wanted: list[Any], known_from: str) -> str:
-    """The first entity that should not be there, or that is missing. known_from: the file of the others than items."""
+def _differing_entities(found: list[Any], wanted: list[Any], known_from: str, others: str) -> str:
+    """The first entity that should not be there, or that is missing. known_from: the file of the targets. others: what the
+    others come from."""
     def said(entity: Mapping[str, Any]) -> str:
         return f"{entity['entity']} at tokens {entity['start']} to {entity['end']}"
 
     if extra := [entity for entity in found if entity not in wanted]:
-        return f"{said(extra[0])} comes neither from {known_from} nor from an item"
+        return f"{said(extra[0])} comes neither from {known_from} nor from {others}"
     if missing := [entity for entity in wanted if entity not in found]:
-        return f"{said(missing[0])} of {known_from} or of an item is missing"
+        return f"{said(missing[0])} of {known_from} or of {others} is missing"
     return "its entities are repeated, or not in their order"
 
 
@@ -190,7 +201,8 @@ def _counts(half: Half) -> dict[str, Any]:
             "annotations": with_reasons(half.annotated), "items": with_reasons(stats.items),
             "placed": with_reasons(stats.placed), "folded": with_reasons(stats.folded),
             "not_placed": {mode: with_reasons(stats.unplaced[mode]) for mode in MODES if mode in stats.unplaced},
-            "extension_spans": stats.spans.total(), "repeated": stats.repeated}
+            "extension_spans": stats.spans.total() + sum(half.decided.reviews.extension.values()), "repeated": stats.repeated,
+            **half.decided.reviews.counts()}
 
 
 def _account_of_half(case: Case, size: int, file: DataFile, half: Half, synthetic: bool) -> None:
@@ -206,7 +218,9 @@ def _account_of_half(case: Case, size: int, file: DataFile, half: Half, syntheti
     book.account(step, f"spans of the placed items, {which}", {
         "extension spans": stats.spans.total(), "same place and label as another": stats.repeated})
     if not synthetic:
-        book.account(step, "gold entities", {"unchanged": half.gold - half.changed, "changed": half.changed})
+        corrected = sum(half.decided.corrected.values())
+        book.account(step, "gold entities", {"unchanged": half.gold - half.changed - corrected, "changed": half.changed,
+                                             **with_reasons({"corrected by people": corrected})})
     book.account(step, f"entities in {file.path.name}", {
         "predicted target labels" if synthetic else "gold": half.targets, "extension spans": half.extension.total()})
 
@@ -258,8 +272,10 @@ def check_final(case: Case, size: int) -> Counter[str]:
             file.problem("missing", f"id {short(wanted['id'])} of {of} is missing.")
             continue
         counts["synthetic" if row.get("synthetic") else "original"] += 1
-        same = not known or digest_of(row, known) == digest
-        counts["unchanged" if same else "changed"] += known
+        corrected = None if wanted.get("synthetic") else case.corrected.get(size, {}).get(wanted["id"])
+        same = not known or corrected is not None or digest_of(row, known) == digest
+        counts["unchanged" if same else "changed"] += known - (corrected or 0)
+        counts["corrected by people"] += corrected or 0
         labels.update(entity["entity"] for entity in row["entities"])
         if not same:
             file.problem("gold", f"id {short(row['id'])}: the text or the gold entities are not those of {case.paths.train}:"
@@ -276,5 +292,6 @@ def check_final(case: Case, size: int) -> Counter[str]:
 def _account_of_final(case: Case, size: int, counts: Mapping[str, int], targets: int, extension: int) -> None:
     step = f"s8 {size}"
     case.book.account(step, "sentences", {name: counts[name] for name in ("synthetic", "original")})
-    case.book.account(step, "gold entities", {name: counts[name] for name in ("unchanged", "changed")})
+    case.book.account(step, "gold entities", {**{name: counts[name] for name in ("unchanged", "changed")},
+                                              **with_reasons({"corrected by people": counts["corrected by people"]})})
     case.book.account(step, "entities", {"target labels": targets, "extension spans": extension})

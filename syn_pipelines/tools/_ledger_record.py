@@ -14,6 +14,7 @@ from syn_pipelines.tools._ledger_case import Case
 from syn_pipelines.tools._ledger_explanations import Answer, Explanations
 from syn_pipelines.tools._ledger_merge import label_maps
 from syn_pipelines.tools._ledger_replies import Entry, annotation_of, reply_format
+from syn_pipelines.tools._ledger_review import decisions_about
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import ITEM_KEYS, as_entity
 from syn_pipelines.utils.language import Language
@@ -65,7 +66,7 @@ def story_of(case: Case, identity: str) -> Story:
         answers = [a for a in answers if any(piece["id"] == identity for piece in a["pieces"])]
         made = []
     files = _files_of(case, {identity, *made})
-    content |= {"questions": questions, "explanations": answers, "files": files.pop(identity, []),
+    content |= {"decisions": decisions_about(case, sentence), "questions": questions, "explanations": answers, "files": files.pop(identity, []),
                 "files_of_synthetic": files}
     content["final_entities"] = content["files"][-1].pop("entities") if content["files"] else []
     for place in [*content["files"], *(place for places in files.values() for place in places)]:
@@ -116,6 +117,12 @@ def _asked(step: str, request: str, where: str, question: Question | None, attem
 
 def _question_about(case: Case, file: DataFile, mode: str, sentence: Record, language: Language) -> Question | None:
     """The question as the command in the manifest asks it; None where it cannot be made any more."""
+    wording = wording_of(case, file, mode, language)
+    return wording.question(sentence) if wording else None
+
+
+def wording_of(case: Case, file: DataFile, mode: str, language: Language) -> Wording | None:
+    """How the command in the manifest asks; None where that cannot be told any more."""
     words = shlex.split(file.mend)
     script = "s3_predict_syn_data" if file.path.stem.endswith("_synthetic") else "s1_predict_data"
     try:
@@ -124,7 +131,7 @@ def _question_about(case: Case, file: DataFile, mode: str, sentence: Record, lan
         given = {**flags, "file_dir": str(case.paths.file_dir), "file_name": case.paths.file_name,
                  "save_type_name": case.paths.save_type_name}
         opts: LabelOptions = build_options(options, given)
-        return Wording.of(opts, case.paths, language, mode).question(sentence)
+        return Wording.of(opts, case.paths, language, mode)
     except (UserError, ValueError):
         return None
 
@@ -217,6 +224,7 @@ def _shown(content: Mapping[str, Any]) -> Iterator[str]:
             name = f"{piece['id']}: " if piece["id"] else ""
             yield f"  {name}{piece['status']}{' (' + piece['reason'] + ')' if piece.get('reason') else ''}"
             yield from _block([piece["text"]])
+    yield from _decisions_shown(content["decisions"])
     yield from ["", "in these files"] if content["files"] else ["", "in no file of the run yet"]
     yield from (f"  {place['file']}:{place['line']}" for place in content["files"])
     if content["files_of_synthetic"]:
@@ -239,6 +247,15 @@ def _question_shown(question: Mapping[str, Any]) -> Iterator[str]:
         ended = ", ".join(filter(None, [reply["finish_reason"], reply["error"]]))
         yield f"  reply{times} ({ended})" if ended else f"  reply{times}"
         yield from _block([reply["text"]])
+
+
+def _decisions_shown(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if decisions:
+        yield from ["", "decided about it by people"]
+    for row in decisions:
+        span = f" {row['label']} {row['start']}-{row['end']}" if "label" in row else ""
+        to = f" -> {row['to']['label']} {row['to']['start']}-{row['to']['end']}" if "to" in row else ""
+        yield f"  {row['decision']}{span}{to}: {row['state']}   {row['file']}:{row['line']}"
 
 
 def _item_shown(item: Mapping[str, Any]) -> str:

@@ -191,7 +191,7 @@ class Ablation:
         return json.dumps({**shown, "failed": self.failed, "to_do": self.to_do}, ensure_ascii=False)
 
     def _repr_markdown_(self) -> str:
-        return self.markdown
+        return self.markdown or f"Nothing was trained; {many(self.to_do, 'training')} to do."
 
 
 def plan(opts: Options, paths: RunPaths, workshop: Workshop) -> Plan:

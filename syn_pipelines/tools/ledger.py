@@ -1,8 +1,9 @@
 """The ledger: is every row accounted for? Recounts a whole run from the rows of its files, and shows that it adds up.
 
 Every sentence is kept, rejected, failed or not asked yet; every stored reply is read again and compared with its row;
-every item is placed again and compared with the training sets; gold entities, subsets, label files, manifests and
-checksums are compared with the data. What a run has not come to yet is no imbalance. Writes nothing.
+every item is placed again, every decision of a review applied again, and the result compared with the training sets; gold
+entities, subsets, label files, manifests and checksums are compared with the data. What a run has not come to yet is no
+imbalance. Writes nothing.
 Exit code: 0 balanced, 1 something does not add up (each finding with its file, line and the command that mends it),
 2 bad input.
 
@@ -31,6 +32,7 @@ from syn_pipelines.tools._ledger_merge import Half, check_final, check_half, che
 from syn_pipelines.tools._ledger_parts import check_parts
 from syn_pipelines.tools._ledger_record import Story, story_of
 from syn_pipelines.tools._ledger_replies import check_annotations
+from syn_pipelines.tools._ledger_review import account_of_decisions
 from syn_pipelines.utils.dry_run import show
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.options import TextOptions, load_options, option
@@ -110,6 +112,8 @@ def _check_training_sets(case: Case) -> None:
         halves[True] = None
     if not case.merged(1000, False).exists:
         halves[False] = None
+    account_of_decisions(case.book, [half.decided for half in halves.values() if half], whole=all(
+        half or not case.part(1000, name).exists for half, name in zip(halves.values(), ("train_{n}", "train_{n}_synthetic"))))
     check_models(case)
     targets = {size: case.target(size) for size in SIZES}
     if halves[True] is not None or any(file.exists for file in targets.values()):

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 # Types of what a manifest holds; "inputs" and "file" are always there.
 _FIELDS = {"step": str, "file": str, "complete": bool, "counts": dict, "settings": dict, "fingerprint": dict, "inputs": dict,
            "command": str, "sha256": str}
+# Inputs that count once they are there: a manifest that does not name one of them is that of a file made before it appeared.
+APPEARING = {"s5_merge_data": ("review.jsonl", "gold_corrections.jsonl")}
 STALE_LOG = f"{__name__}.stale"  # a name of its own, so that a run of all steps can keep these warnings quiet
 
 
@@ -102,8 +104,14 @@ def is_current(paths: RunPaths, steps: Collection[str], settings: Mapping[str, A
 
 def changed_inputs(paths: RunPaths, manifest: Mapping[str, Any], folder: Path | None = None) -> list[str]:
     """Names of the inputs that are no longer what the file was made from. ``folder``: what the names are relative to."""
-    return [name for name, sha256 in manifest.get("inputs", {}).items()
-            if _hash_of((folder or paths.run) / name) != sha256]
+    inputs = manifest.get("inputs", {})
+    return [name for name, sha256 in inputs.items() if _hash_of((folder or paths.run) / name) != sha256] + appeared(paths, manifest)
+
+
+def appeared(paths: RunPaths, manifest: Mapping[str, Any]) -> list[str]:
+    """Names of the inputs that were not there when the file was made, and now are."""
+    return [name for name in APPEARING.get(manifest.get("step", ""), ())
+            if name not in manifest.get("inputs", {}) and os.path.lexists(paths.run / name)]
 
 
 def _hash_of(path: Path) -> str | None:

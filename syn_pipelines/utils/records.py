@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import reprlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def read_sentences(path: Path, *, targets: Collection[str] | None = None, missin
     lines_of: dict[str, int] = {}
     disagreeing = 0
     for line, row in read_objects(path, problems, missing):
-        found = _problems_of(row, targets)
+        found = problems_of_row(row, targets)
         identity = _identity(row, line)
         if identity is None:
             found.append(f"id {short(row['id'])} is neither a text nor a whole number.")
@@ -89,7 +89,7 @@ def _identity(row: Record, line: int) -> str | None:
     return str(value)
 
 
-def _problems_of(row: Record, targets: Collection[str] | None) -> list[str]:
+def problems_of_row(row: Mapping[str, Any], targets: Collection[str] | None) -> list[str]:
     """What is wrong with one record, one text a problem."""
     tokens, entities = row.get("text"), row.get("entities")
     if not isinstance(tokens, list) or not tokens:

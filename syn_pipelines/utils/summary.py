@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
 import logging
 import os
@@ -144,13 +143,9 @@ class Summary:
         return {name: value for name, value in content.items() if name not in ("usage", "plan") or value is not None}
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{html.escape(a.what)}</td><td>{a.total:,}</td><td>{html.escape(str(a))}</td></tr>"
-                       for a in self.accounts)
-        files = "".join(f"<li><code>{html.escape(path)}</code> ({rows:,} rows)</li>" for path, rows in self.outputs.items())
-        warned = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
-        asked = f"<p>{html.escape(str(self.usage))}</p>" if self.usage else ""
-        return (f"<b>{html.escape(self.step)}</b><table>{rows}</table>{asked}<ul>{files}</ul>"
-                + (f"<p>Warnings:</p><ul>{warned}</ul>" if warned else ""))
+        from syn_pipelines.utils.display import summary_html
+
+        return summary_html(self)
 
 
 def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:
