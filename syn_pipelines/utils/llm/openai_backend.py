@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -35,7 +36,7 @@ from syn_pipelines.utils.llm.openai_constraints import (
     probe_constraint,
 )
 from syn_pipelines.utils.llm.openai_errors import is_too_long, room_left
-from syn_pipelines.utils.llm.openai_session import Session, Settings
+from syn_pipelines.utils.llm.openai_session import LOOK_S, Session, Settings, finished
 from syn_pipelines.utils.llm.openai_wire import Habits, Outcome
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class OpenAIBackend:
             UserError: nobody answers there; the key is refused; there is no such model.
         """
         with Session(self._settings, self._habits) as session:
-            session.start(self._check(session)).result()
+            finished(session.start(self._check(session)))
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answer every request exactly once, as the answers come. At most twice ``concurrency`` requests are read ahead.
@@ -137,7 +138,7 @@ class OpenAIBackend:
                 if not under_way:
                     break
                 try:
-                    future, under_way = done.get(), under_way - 1
+                    future, under_way = _next(done), under_way - 1
                 except KeyboardInterrupt:  # what has been answered by now is paid for; the rest is not waited for
                     yield from _last_answers(session, done, wait_s=0.0)
                     raise
@@ -264,6 +265,13 @@ async def _tried(session: Session, fields: Mapping[str, Any], said: Mapping[str,
         if outcome.kind not in _FAILED:
             break
     return outcome
+
+
+def _next(done: queue.SimpleQueue[Future[tuple[Reply, bool]]]) -> Future[tuple[Reply, bool]]:
+    """The next one that is done; see ``LOOK_S``."""
+    while True:
+        with suppress(queue.Empty):
+            return done.get(timeout=LOOK_S)
 
 
 def _last_answers(session: Session, done: queue.SimpleQueue[Future[tuple[Reply, bool]]], wait_s: float = _LAST_ANSWERS_S
