@@ -116,6 +116,12 @@ def _asked(step: str, request: str, where: str, question: Question | None, attem
 
 def _question_about(case: Case, file: DataFile, mode: str, sentence: Record, language: Language) -> Question | None:
     """The question as the command in the manifest asks it; None where it cannot be made any more."""
+    wording = wording_of(case, file, mode, language)
+    return wording.question(sentence) if wording else None
+
+
+def wording_of(case: Case, file: DataFile, mode: str, language: Language) -> Wording | None:
+    """How the command in the manifest asks; None where that cannot be told any more."""
     words = shlex.split(file.mend)
     script = "s3_predict_syn_data" if file.path.stem.endswith("_synthetic") else "s1_predict_data"
     try:
@@ -124,7 +130,7 @@ def _question_about(case: Case, file: DataFile, mode: str, sentence: Record, lan
         given = {**flags, "file_dir": str(case.paths.file_dir), "file_name": case.paths.file_name,
                  "save_type_name": case.paths.save_type_name}
         opts: LabelOptions = build_options(options, given)
-        return Wording.of(opts, case.paths, language, mode).question(sentence)
+        return Wording.of(opts, case.paths, language, mode)
     except (UserError, ValueError):
         return None
 

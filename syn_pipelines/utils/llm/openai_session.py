@@ -16,6 +16,7 @@ import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -56,11 +57,17 @@ class Settings:
         if not self.key:
             return text
         # What is as short as a word is one in most places ("none", "EMPTY").
-        return text.replace(self.key, "***") if len(self.key) > 7 else re.sub(rf"\b{re.escape(self.key)}\b", "***", text)
+        return (_spellings(self.key) if len(self.key) > 7 else re.compile(rf"\b{re.escape(self.key)}\b")).sub("***", text)
 
     def without_key(self, reply: str) -> str:
         """A reply, which is stored, without the key. Keys of servers that ask for none are words and may stay in it."""
-        return reply.replace(self.key, "***") if len(self.key) > 15 else reply
+        return _spellings(self.key).sub("***", reply) if len(self.key) > 15 else reply
+
+
+@lru_cache(maxsize=4)
+def _spellings(key: str) -> re.Pattern[str]:
+    """The key in small and capital letters, any of its characters also as JSON writes it with an escape."""
+    return re.compile("".join(rf"(?:{re.escape(char)}|\\u{ord(char):04x})" for char in key), re.IGNORECASE)
 
 
 def finished(future: Future[Any]) -> Any:
