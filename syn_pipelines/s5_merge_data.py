@@ -33,12 +33,11 @@ from syn_pipelines.utils.language import Language, language_of
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, blankless, command_of, load_options, option
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
-from syn_pipelines.utils.records import Record, read_sentences, read_train, short
+from syn_pipelines.utils.records import STATUSES, Record, read_sentences, read_train, short
 from syn_pipelines.utils.reviews import Reviews, accounts_of, review_files
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
 
 STEP = "s5_merge_data"
-STATUSES = ("ok", "repaired", "rejected", "failed")  # of an annotation
 KNOWLEDGE = PROJECT_ROOT / "data" / "fusion_knowledge"
 
 

@@ -13,7 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import NAME, all_bytes, write_run, write_targets
+
 ROOT = Path(__file__).resolve().parents[1]
+OFFLINE = {"backend": "offline", "lang": "ja"}  # for Japanese it loads nothing
+STEPS = ["s4_split_data", "s5_merge_data", "s6_combine_syn_fusion_label"]  # in order, after the steps with a model
+BEFORE = {"s5_merge_data": 1, "s6_combine_syn_fusion_label": 2, "s8_process_label_and_combine": 3}  # of these
 
 # Runs a script after some code of the test; that code may call at(event, name, do, nth) to have something done when
 # Python itself tells (sys.addaudithook) that a file with this name is opened, a module is imported, and the like.
@@ -80,3 +85,39 @@ def _prepared(steps: Sequence[Callable[[], Any]]) -> Callable[[], None]:
 
 def last_line(said: str) -> str:
     return said.strip().split("\n")[-1]
+
+
+# --- one script of a run, the others behind it ------------------------------------------------------------------------
+
+def flags(file_dir: Path, script: str = "", **more: object) -> dict[str, object]:
+    """For a script at work in a folder of data sets."""
+    if script == "s0_prepare_data":
+        return {"file_dir": file_dir, "file_name": "made", "train": file_dir / NAME / "train_1000.jsonl", **more}
+    asks = OFFLINE if script[:2] in ("s1", "s2", "s3") or script == "run_all" else {}
+    return {"file_dir": file_dir, "file_name": NAME, **asks, **more}
+
+
+def prepared(file_dir: Path, script: str) -> Path:
+    """A run in which all is done that comes before a script; returns the folder of what it makes."""
+    asks = script[:2] in ("s1", "s2", "s3") or script == "run_all"
+    run = write_run(file_dir, modes=() if asks else ("entity", "pos"), synthetic=not asks or script[:2] == "s3", held_out=True)
+    for step in STEPS[:BEFORE.get(script, 0)]:
+        assert run_child(step, flags(file_dir)).returncode == 0
+    if script == "s8_process_label_and_combine":
+        write_targets(run)
+    return file_dir / "made" if script == "s0_prepare_data" else run
+
+
+def undisturbed_run(file_dir: Path, script: str) -> dict[str, bytes]:
+    """The files of a run after a script that nobody has disturbed."""
+    made = prepared(file_dir, script)
+    result = run_child(script, flags(file_dir, script))
+    assert result.returncode == 0, result.stderr
+    return all_bytes(made)
+
+
+def moved(files: dict[str, bytes], there: Path, here: Path) -> dict[str, bytes]:
+    """Files of a run as they would be in another place: manifests hold the command, and that the folder."""
+    for name in (str, lambda path: f"{path.parent.name}/{path.name}"):
+        files = {file: content.replace(name(there).encode(), name(here).encode()) for file, content in files.items()}
+    return files

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import cache
 
 import pytest
+from child import moved, undisturbed_run
 from hypothesis import settings
 from scripted import ScriptedBackend, write_data_set
 
@@ -21,6 +23,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture
 def folder(tmp_path):
     return write_data_set(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """undisturbed(script, file_dir): the files of a run after a script that nobody has disturbed, as if made in that place."""
+    @cache
+    def made(script):
+        folder = tmp_path_factory.mktemp("undisturbed") / "there"
+        return folder, undisturbed_run(folder, script)
+
+    def files(script, file_dir):
+        folder, found = made(script)
+        return moved(found, folder, file_dir)
+    return files
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ ONE = ZH[:1]
 ZH_JSON = '[{"entity": "张三", "type": "人名"}, {"entity": "北京大学", "type": "机构"}]'
 EN_JSON = '[{"entity": "Ann Lee", "type": "PERSON"}, {"entity": "Acme", "type": "ORG"}, {"entity": "New York", "type": "LOC"}]'
 POS_JSON = '[{"word": "我", "pos": "PRON"}, {"word": "爱", "pos": "VERB"}, {"word": "吃", "pos": "VERB"}, {"word": "苹果", "pos": "NOUN"}]'
+ACCENTS = "\u0301\u0323" * 300_000  # who sorts them takes minutes
 INLINE = "我/PRON 爱/VERB 吃/VERB 苹果/NOUN"
 
 
@@ -136,22 +137,63 @@ SHAPES = {
     "keys twice, same values": mended('[{"entity": "张三", "entity": "张三", "type": "人名"}]', ONE, "repeated_keys", 1),
     "items run together": mended('[{"entity": "张三", "type": "人名", "entity": "北京大学", "type": "机构"}]', ZH, "repeated_keys"),
     "type twice": ok('[{"entity": "张三", "type": "人名", "type": "人物"}]', ONE),
-    "several arrays, the last one counts": mended(f'草稿：[{{"entity": "北京", "type": "地名"}}]\n最终：{ZH_JSON}', ZH, "prose"),
+    "several arrays, the last one counts": mended(f'草稿：[{{"entity": "北京", "type": "地名"}}]\n最终：{ZH_JSON}', ZH, "prose", 1),
     "answer and an empty array": mended(f"{EN_JSON}\nWithout entities I would have answered [].", EN, "prose"),
-    "echo of the prompt's example": mended('输出格式：[{"entity": "实体", "type": "类型"}]\n句子：张三在北京大学工作。\n输出：' + ZH_JSON, ZH, "prose"),
+    "echo of the prompt's example": mended('输出格式：[{"entity": "实体", "type": "类型"}]\n句子：张三在北京大学工作。\n输出：' + ZH_JSON, ZH, "prose", 1),
     "echo of the example alone": mended('格式如下：[{"entity": "...", "type": "..."}]', [("...", "...")], "prose"),
     "sentence beside the list": mended(f'{{"sentence": "张三在北京大学工作。", "entities": {ZH_JSON}}}', ZH, "wrapper"),
     "error object": refused('{"error": {"message": "rate limit", "code": 429}}', "no_items", 1),
     "empty array": ok("[]", []),
     "empty object": mended("{}", [], "single_object"),
     "array of an empty object": ok("[{}]", []),
+    "types first, one surface each": mended('{"人名": "张三", "机构": "北京大学"}', ZH, "dict_of_lists"),
+    "types first, an object each": mended('[{"PER": "张三"}, {"ORG": "北京大学"}]', [("张三", "PER"), ("北京大学", "ORG")], "dict_of_lists"),
+    "names of types as words": mended('{"person": "NOUN", "time": "NOUN"}', [("person", "NOUN"), ("time", "NOUN")], "surface_to_type", task="pos"),
+}
+
+BESIDE = {
+    **{f"{key} beside the list": mended(f'{{"{key}": "张三在北京大学工作。", "entities": {ZH_JSON}}}', ZH, "wrapper")
+       for key in ("original_text", "原句", "文本内容", "task", "model", "msg", "$schema")},
+    "the sentence beside an empty list": mended('{"original_sentence": "张三来了。", "entities": []}', [], "wrapper"),
+    "the sentence as a text of a type beside an empty list": mended('{"text": "张三来了。", "type": "ner", "entities": []}', [], "wrapper"),
+    "the sentence beside a dict of lists": mended('{"original_text": "张三来了。", "人名": ["张三"]}', ONE, "dict_of_lists"),
+    **{f"{key} within an item": mended('[{"entity": "北京大学", "type": "机构", "%s": [{"entity": "北京", "type": "地名"}]}]' % key,
+                                       [ZH[1], ("北京", "地名")], "nested_objects")
+       for key in ("sub_entities", "nested", "children", "contains", "inner", "嵌套", "entities", "items")},
+    "an item within an item": mended('[{"name": "北京大学", "label": "机构", "part": {"name": "北京", "label": "地名"}}]', [ZH[1], ("北京", "地名")],
+                                     "key_alias"),
+    "pairs within an item": mended('[{"entity": "北京大学", "type": "机构", "entities": [["北京", "地名"]]}]', [ZH[1], ("北京", "地名")],
+                                   "nested_objects"),
+    **{f"{key} of lists beside an item": ok(f'[{{"entity": "张三", "type": "人名", "{key}": {value}}}]', ONE)
+       for key, value in (("span", "[[0, 2]]"), ("spans", '[{"start": 0, "end": 3}]'), ("mentions", '[{"text": "张三", "start": 0}]'),
+                          ("labels", '[{"label": "人名", "score": 0.9}]'), ("relations", '[{"target": "北京大学", "relation": "就职"}]'))},
+    "span of lists, other keys": mended('[{"name": "张三", "label": "人名", "span": [[0, 2]]}]', ONE, "key_alias"),
+}
+
+PEOPLE, PLACES = '[{"entity": "Ann", "type": "person"}]', '[{"entity": "Halden", "type": "city"}]'
+ANN, HALDEN = ("Ann", "person"), ("Halden", "city")
+SEVERAL = {
+    "an array under each heading": mended(f"Persons:\n{PEOPLE}\nCities:\n{PLACES}", [ANN, HALDEN], "prose"),
+    "a fence under each heading": mended(f"人名：\n```json\n{PEOPLE}\n```\n地名：\n```json\n{PLACES}\n```", [ANN, HALDEN], "code_fence"),
+    "first and second": mended(f"First: {PEOPLE} Second: {PLACES}", [ANN, HALDEN], "prose"),
+    "bold headings": mended(f"**Persons**\n\n{PEOPLE}\n\n**Cities**\n\n{PLACES}", [ANN, HALDEN], "prose"),
+    "headings over the same items, revised": mended(f"Entities: {PEOPLE}\nAfter checking: {PEOPLE.replace('person', 'name')}", [("Ann", "name")],
+                                                    "prose", 1),
+    "arrays without headings": mended(f"{PEOPLE}\nThat was wrong.\n{PLACES}", [HALDEN], "prose", 1),
+    "run on to the next sentence": mended(f"{PEOPLE}\n\nSentence: Bob left Halden.\nAnswer: {PLACES}", [ANN], "prose", 1),
+    "run on in Chinese, after an answer": mended(f"输出：{PEOPLE}\n\n句子：再见。\n输出：{PLACES}", [ANN], "prose", 1),
+    "run on after an empty array": mended(f"[]\n\n文：また。\n出力：{PLACES}", [], "prose"),
+    "an object in a note": mended(f"{PEOPLE}\nNote: I left out {PLACES[1:-1]}.", [ANN], "prose", 1),
+    "an object as the answer": mended(f"Draft: {PEOPLE}\nFinal: {PLACES[1:-1]}", [HALDEN], "prose", 1),
 }
 
 KEYS = {
     f"keys {surface} and {type_}": mended(
         json.dumps([{surface: "张三", type_: "人名"}, {surface: "北京大学", type_: "机构"}], ensure_ascii=False), ZH, "key_alias")
     for surface, type_ in (("name", "label"), ("text", "tag"), ("实体", "类型"), ("name", "type"), ("entity", "label"), ("text", "类型"),
-                           ("实体名称", "实体类型"), ("Entity", "Type"), ("mention", "category"), ("span", "ner"))
+                           ("实体名称", "实体类型"), ("Entity", "Type"), ("mention", "category"), ("span", "ner"),
+                           ("単語", "品詞"), ("エンティティ", "タイプ"), ("固有表現", "種類"), ("表層形", "ラベル"), ("단어", "품사"), ("개체", "유형"),
+                           ("엔티티", "타입"), ("개체명", "종류"), ("實體", "類型"), ("詞", "詞性"), ("名稱", "類別"))
 }
 KEYS["keys that differ from item to item"] = mended(
     '[{"name": "张三", "label": "人名"}, {"text": "北京大学", "tag": "机构"}]', ZH, "key_alias")
@@ -198,7 +240,7 @@ CHARACTERS = {
     "quotes in a value": ok(r'[{"entity": "\"Acme\"", "type": "ORG"}]', [('"Acme"', "ORG")]),
     "quotes in a value, not escaped": mended('[{"entity": "the "Acme" firm", "type": "ORG"}]', [('the "Acme" firm', "ORG")], "loose_json"),
     "backslashes": mended(r'[{"entity": "C:\data", "type": "PATH"}]', [(r"C:\data", "PATH")], "loose_json"),
-    "accents by the thousand as a key": refused('{"' + "\u0301\u0323" * 50_000 + '": 1}', "no_items", 1),
+    "accents by the thousand as a key": refused('{"' + ACCENTS + '": 1}', "no_items", 1),
 }
 
 CUT = {
@@ -247,6 +289,21 @@ INLINE_REPLIES = {
     "inline, but json came": mended(POS_JSON, POS, "json", task="inline"),
     "inline, half a pair": mended("我/PRON \ud83d/SYM", POS[:1], "lone_surrogate", 1, "inline"),
     "inline, no words": ok("[]", [], "inline"),
+    **{f"inline in {opening}": mended(opening + INLINE + closing, POS, "loose_inline", task="inline")
+       for opening, closing in (("**", "**"), ("`", "`"), ('"', '"'), ("[", "]"), ("“", "”"), ("(", ")"))},
+    "inline with end of turn": mended(f"{INLINE}<|im_end|>", POS, "prose", task="inline"),
+    "inline with end of sequence": mended(f"{INLINE} </s>", POS, "prose", task="inline"),
+    "inline with commas": mended("The/DET, dog/NOUN.", [("The", "DET"), ("dog", "NOUN")], "loose_inline", task="inline"),
+    "inline after a label without a blank": mended(f"标注：{INLINE}", POS, "prose", task="inline"),
+    "inline after a sentence": mended(f"Here are the tags: {INLINE}", POS, "prose", task="inline"),
+    "inline in a list": mended("- 我/PRON\n- 爱/VERB", POS[:2], "several_lines", task="inline"),
+    "inline after an echo": mended(f"Sentence: I love apples w/o end\nAnswer: {INLINE}", POS, "prose", task="inline"),
+    "inline after an echo without a blank": mended(f"句子：我爱A/B\n输出：{INLINE}", POS, "prose", task="inline"),
+    "inline, then run on": mended(f"{INLINE}\n\n句子：他/PRON\n输出：他/PRON", POS, "prose", task="inline"),
+    "inline with a note": mended(f"{INLINE}\nNote: DET would be for determiners/articles.", POS, "prose", task="inline"),
+    "inline, refused": refused("I cannot label this and/or that.", "no_items", task="inline"),
+    "inline with tags that are none": mended("我/PRON 爱/VERB<eot>x", POS[:1], "stray_members", 1, "inline"),
+    "inline as strings": mended('["我/PRON", "爱/VERB"]', POS[:2], "loose_inline", task="inline"),
 }
 
 MANY, BIG, LESS = 10_000, 1_000_000, 200_000
@@ -262,6 +319,10 @@ LARGE = {
     "quotes": refused('["' + '"' * LESS, "unterminated"),
     "a megabyte of backslashes": refused("[" + "\\" * BIG, "unterminated"),
     "a megabyte of blanks": refused(" " * BIG, "empty_reply"),
+    "items in items": refused('{"entity": "a", "type": "b", "in": [' * (LESS // 10), "unterminated", 1),
+    "a megabyte of headings": mended(f"A: {PEOPLE} B: {PLACES} " * (BIG // 90), [HALDEN], "prose", BIG // 90),
+    "a megabyte of line ends": mended(PEOPLE + "\n" * BIG + PLACES, [HALDEN], "stray_members", 1),
+    "a megabyte of labels": refused("a: " * (BIG // 3) + "x/Y", "no_items", task="inline"),
     "values that are number signs": refused('{"a":#' * (LESS // 6), "unterminated", LESS // 6 - 1),
     "comments that never end": refused("[/*" * (LESS // 3), "unterminated", 18),
     "a megabyte of one string, cut": mended('[{"entity": "张三", "type": "人名"}, {"entity": "' + "北" * BIG, ONE, "unterminated", cut=True),
@@ -271,7 +332,7 @@ LARGE = {
     "a megabyte of inline garbage": refused("我爱吃苹果" * (BIG // 5), "no_items", task="inline"),
 }
 
-ROWS: dict[str, Row] = {**FENCES_AND_PROSE, **PYTHON_AND_LOOSE, **SHAPES, **KEYS, **THOUGHTS, **CHARACTERS, **CUT, **POS_REPLIES,
+ROWS: dict[str, Row] = {**FENCES_AND_PROSE, **PYTHON_AND_LOOSE, **SHAPES, **BESIDE, **SEVERAL, **KEYS, **THOUGHTS, **CHARACTERS, **CUT, **POS_REPLIES,
                         **INLINE_REPLIES, **LARGE}
 
 
@@ -280,7 +341,7 @@ REJECTED = {"empty_reply", "no_json", "no_items", "unclosed_think", "unterminate
 REPAIRED = {"unterminated", "bom", "escaped", "think", "code_fence", "prose", "loose_json", "control_chars", "json_lines", "json_string",
             "single_object", "stray_members", "lone_surrogate", "number_surface", "list_of_pairs", "dict_of_lists", "nested_lists",
             "repeated_keys", "key_alias", "list_of_one", "grouped", "wrapper", "nested_objects", "surface_to_type",
-            "json", "full_width_slash", "several_lines"}  # the last three: of inline replies
+            "json", "full_width_slash", "several_lines", "loose_inline"}  # the last four: of inline replies
 
 
 def read(text: str, task: str, cut: bool) -> ParsedReply:

@@ -21,7 +21,7 @@ from workspace import ROOT, make_workspace, shell, tree_bytes
 
 from syn_pipelines import UserError
 from syn_pipelines.tools import chaos
-from syn_pipelines.tools._chaos_child import KINDS, TIME, Order
+from syn_pipelines.tools._chaos_child import KINDS, TIME, WEIGHTS, WEIGHTS_BYTES, Order
 from syn_pipelines.tools._chaos_compare import MARK, Replies, Torn, differences
 from syn_pipelines.tools._chaos_points import draw, more
 from syn_pipelines.utils.journal import lock
@@ -130,6 +130,7 @@ import os, sys
 from pathlib import Path
 from syn_pipelines.tools import _chaos_child
 from syn_pipelines.utils import annotate
+from syn_pipelines.utils.journal import Journal
 
 what = sys.argv.pop(1).split("+")
 order = _chaos_child.Order.read(sys.argv[1])
@@ -142,9 +143,23 @@ def copied(source, target):
             new.flush()
     os.unlink(source)
 
+def held_back(journal, entry):
+    journal.__dict__.setdefault("held", []).append(dict(entry))
+
+def stored(journal):
+    for entry in journal.__dict__.pop("held", []):
+        append(journal, entry)
+    refuse_gone(journal)
+
 def all_but_the_last(*args):
     return iter(list(rows(*args))[:-1])
 
+if "buffers" in what:
+    append, refuse_gone = Journal.append, lambda journal: None
+    Journal.append, Journal.refuse_gone = held_back, stored
+if "manifests" in what:
+    replace = os.replace
+    os.replace = lambda source, target: (copied if str(target).endswith(".manifest.json") else replace)(source, target)
 if "copies" in what:
     os.replace = copied
 if "drops" in what and not order.counts:
@@ -155,6 +170,8 @@ if "forgets" in what and not order.counts:
     rows, annotate._rows = annotate._rows, all_but_the_last
 if "leaves" in what and not order.counts:
     Path(order.root, ".left.part").write_bytes(b"")
+if "hollows" in what and not order.counts:
+    Path(order.root, ".left").mkdir(exist_ok=True)
 if "stumbles" in what and not order.counts and Path(order.root, ".journal", "pos_train_1000.jsonl").exists():
     sys.exit("no more")
 _chaos_child.main()
@@ -182,14 +199,18 @@ def broken(folder: Path, what: str, flags: str) -> tuple[subprocess.CompletedPro
 def check_found(what: str, report: dict) -> None:
     """The report names what this breach does."""
     problems = "\n".join(report["problems"])
-    if what == "copies":
+    if what in ("copies", "manifests"):
         assert "was torn by a kill after byte" in problems
+    if what == "buffers":
+        assert report["repeated_calls"] > 0 and "was asked again although it was finished" in problems
     if what == "drops":
         assert report["repeated_calls"] > 0 and ".journal/entity_train_1000.jsonl: 1 was asked again" in problems
     if what == "forgets":
         assert not report["identical"] and "\nentity_train_1000.jsonl: differs from byte" in "\n" + problems
     if what == "leaves":
         assert not report["identical"] and ".left.part: is left over" in problems
+    if what == "hollows":
+        assert not report["identical"] and ".left/: is left over, an empty folder" in problems
     if what == "stumbles":
         assert not report["identical"] and "the same command ended with exit code 1: no more" in problems
 
@@ -204,7 +225,7 @@ def test_what_a_broken_pipeline_does_is_found_and_named(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["copies", "drops", "forgets", "leaves", "stumbles"])
+@pytest.mark.parametrize("what", ["copies", "manifests", "drops", "buffers", "forgets", "leaves", "hollows", "stumbles"])
 def test_each_breach_alone_is_enough(tmp_path, what):
     result, report = broken(tmp_path, what, "--kills=20 --seed=18")
     assert result.returncode == 1
@@ -233,10 +254,13 @@ def test_stopped_it_takes_its_process_with_it_and_leaves_no_empty_run(small):
     tool = subprocess.Popen([sys.executable, *TOOL.split()[1:], "--file_name=weibo"], cwd=small, env=environment,
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     tool.stderr.readline()  # "the undisturbed run"
-    while not list(small.glob("chaos-*/said")):
+    children = Path(f"/proc/{tool.pid}/task/{tool.pid}/children")
+    while not (list(small.glob("chaos-*/said")) and (processes := children.read_text().split())):
         time.sleep(0.01)
     tool.send_signal(signal.SIGTERM)
     _, said = tool.communicate()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(processes[-1]), 0)
     assert tool.returncode == 143 and "Traceback" not in said
     assert not list(small.glob("chaos-*")) and not (small / "data/few_shot/weibo/GLM4").exists()
 
@@ -246,9 +270,13 @@ def test_a_run_that_chaos_left_unfinished_may_be_taken_up_again(small):
     (run / "250").mkdir(parents=True)
     opts = load_options(chaos.Options, False, {"file_dir": str(run.parents[1]), "file_name": "weibo"})
     with pytest.raises(UserError, match="GLM4: is not empty"):
-        chaos.refuse_used(RunPaths.of(opts), opts)
+        chaos.refuse_used(RunPaths.of(opts), opts, {})
     (run / MARK).write_text("{}")
-    chaos.refuse_used(RunPaths.of(opts), opts)
+    chaos.refuse_used(RunPaths.of(opts), opts, {"seed": 9})
+    (run / MARK).write_text(json.dumps({"flags": {"max_steps": "20"}}))
+    chaos.refuse_used(RunPaths.of(opts), opts, {"file_dir": "elsewhere", "max_steps": 20})
+    with pytest.raises(UserError, match="begun with other flags: --seed was not given and is 9"):
+        chaos.refuse_used(RunPaths.of(opts), opts, {"max_steps": 20, "seed": 9})
 
 
 def test_two_of_them_never_work_on_one_run(small):
@@ -335,28 +363,39 @@ EVENTS_OF_WRITING = [
     ["before rename", "three"], ["after rename", "three"], ["folder", "a/four"], ["folder", "a"], ["folder", "three"]]
 
 
-def test_every_way_to_the_disk_is_counted_and_a_process_dies_exactly_there(tmp_path):
-    def start(target: int | None, folder: str) -> tuple[int, Path, list]:
-        run, order = tmp_path / "link" / folder, tmp_path / "order.json"
-        run.mkdir()
-        reader, writer = os.pipe()
-        kind = EVENTS_OF_WRITING[target][0] if target is not None else ""
-        Order(str(run), str(tmp_path / "trace"), "", writer, target, kind, counts=target is None).write(order)
-        done = subprocess.run([sys.executable, "-c", WRITING, str(order), str(run)], cwd=ROOT, pass_fds=(writer,))
-        os.close(writer)
-        with os.fdopen(reader, "rb") as told:
-            return done.returncode, run, [json.loads(line) for line in told]
+def start_writing(folder: Path, target: int | None, kind: str = "", code: str = WRITING) -> tuple[int, Path, list]:
+    """(exit code, run folder, what it told) of a process that is to die at an event, or to count them."""
+    run, order = folder / "link" / str(target), folder / "order.json"
+    run.mkdir(parents=True)
+    reader, writer = os.pipe()
+    Order(str(run), str(folder / "trace"), "", writer, target, kind, counts=target is None).write(order)
+    done = subprocess.run([sys.executable, "-c", code, str(order), str(run)], cwd=ROOT, pass_fds=(writer,))
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        return done.returncode, run, [json.loads(line) for line in told]
 
+
+def test_every_way_to_the_disk_is_counted_and_a_process_dies_exactly_there(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert start(None, "whole")[0] == 0
+    assert start_writing(tmp_path, None)[0] == 0
     assert [event[1:3] for event in json.loads((tmp_path / "trace").read_text())] == EVENTS_OF_WRITING
     left = {1: "a: one 1234", 3: "a: one 12345678abcd", 7: "a: one 12345678abcdefgh", 8: "a: two 12345678abcdefgh", 12: "a: "}
     for target, (kind, name) in enumerate(EVENTS_OF_WRITING):
-        code, run, told = start(target, str(target))
+        code, run, told = start_writing(tmp_path, target, kind)
         assert code == -signal.SIGKILL and told == [{"step": "", "kind": kind, "file": name}]
         if target in left:
             assert left[target] == "a: " + " ".join(f"{p.name} {p.read_text()}" for p in (run / "a").iterdir())
+
+
+def test_a_process_dies_in_the_middle_of_weights_that_are_written_without_python(tmp_path):
+    pytest.importorskip("safetensors.numpy")
+    saves = "import numpy, safetensors.numpy\nsafetensors.numpy.save_file({'w': numpy.zeros(1 << 16)}, run / 'weights')\n"
+    code = WRITING.replace('(run / "a").mkdir()\n', saves + '(run / "a").mkdir()\n')
+    assert start_writing(tmp_path, None, code=code)[0] == 0
+    died, run, told = start_writing(tmp_path, 0, WEIGHTS, code)
+    assert died in (-signal.SIGXFSZ, -signal.SIGKILL) and told == [{"step": "", "kind": WEIGHTS, "file": "weights"}]
+    assert [path.stat().st_size <= WEIGHTS_BYTES for path in run.iterdir()] == [True]
 
 
 # --- what is compared ------------------------------------------------------------------------------------------------
@@ -403,6 +442,11 @@ def test_what_may_differ_does_and_everything_else_is_named(two_runs, file, text,
     assert len(problems) == bool(found) and all(problem.startswith(found) for problem in problems)
 
 
+def test_an_empty_folder_that_is_left_over_is_named(two_runs):
+    (two_runs[1].run / "ner" / ".fusion_250.old").mkdir()
+    assert [str(found) for found in differences(*two_runs)[1]] == ["ner/.fusion_250.old/: is left over, an empty folder"]
+
+
 def test_a_missing_file_is_named(two_runs):
     (two_runs[1].run / "data.jsonl").unlink()
     assert [str(difference) for difference in differences(*two_runs)[1]] == ["data.jsonl: is missing"]
@@ -416,6 +460,9 @@ def test_half_a_file_under_its_final_name_is_seen_after_the_kill(two_runs):
         path.write_text(text)
         os.utime(path, ns=(0, len(text)))
         assert len(torn.find()) == problems and torn.find() == []
+    for name, text in (("data.jsonl", '{"id": 7}\n{"id": '), ("data.manifest.json", '{"inputs": {"other'), ("data.manifest.json", "")):
+        write(two_runs[1].run / name, text)
+        assert [str(found) for found in torn.find()] == [f"{name}: was torn by a kill after byte {len(text)}"]
     write(two_runs[1].run / "data.jsonl.part", "{")
     assert torn.find() == []
 
@@ -425,9 +472,13 @@ def test_replies_that_go_or_change_are_lost_and_requests_of_finished_ones_repeat
     replies = Replies(journals)
     replies.look()
     asked = tmp_path / "asked"
-    asked.write_text("s1\t2\ns1\t3\nother\t1\n")
+    asked.write_text("asked\ts1\t2\nasked\ts1\t3\nasked\tother\t1\n")
     replies.count(asked, {"s1": "data"})
     assert replies.repeated == [("data", "2")] and not replies.lost
+    for lines in ("answered\ts1\t7\nanswered\ts1\t8\n", "asked\ts1\t7\nasked\ts1\t8\nasked\ts1\t9\n"):
+        asked.write_text(lines)  # the last reply may have been in the middle of being written when the process was killed
+        replies.count(asked, {"s1": "data"})
+    assert replies.repeated == [("data", "2"), ("data", "7")]
     write(journals / "data.jsonl", '{"fingerprint": {}}\n{"id": "1", "text": "x"}\n{"id": "3"}\n{"id": "3"}\n{"id": "4"')
     replies.look()
     assert replies.lost == {("data", "1"), ("data", "2")}

@@ -4,7 +4,9 @@ for 429, 5xx, dropped and hanging connections, half a JSON and empty choices."""
 from __future__ import annotations
 
 import gzip
+import os
 import signal
+import threading
 import time
 import tracemalloc
 from datetime import datetime, timedelta, timezone
@@ -62,6 +64,7 @@ def test_what_is_no_answer_costs_its_request_alone_and_says_what_it_was(fault, t
         replies = {reply.id: reply for reply in backend.generate(questions(8))}
     assert [name for name, reply in replies.items() if reply.finish_reason != "stop"] == ["3"] and len(replies) == 8
     assert replies["3"].finish_reason == "error" and told in replies["3"].error, replies["3"].error
+    assert {headers["Accept-Encoding"] for headers in server.headers} == {"identity"}
 
 
 def test_an_endless_answer_does_not_fill_the_memory():
@@ -154,6 +157,53 @@ def test_stopping_while_the_server_hangs_ends_at_once_and_repeats_no_answer(numb
     with FaultServer() as server:
         assert run_child("s1_predict_data", served(tmp_path, server)).returncode == 0
         assert sum("句子" in content for content in server.asked) == 12 - len(asked)
+
+
+SLOW_DISK = """
+real = os.fdatasync
+def slow(handle):
+    os.fdatasync = real
+    time.sleep(1.0)
+    send(NUMBER)
+os.fdatasync = slow
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_answers_that_come_while_a_reply_is_stored_are_kept_when_a_signal_comes_then(number, tmp_path):
+    write_dataset(tmp_path)
+    with FaultServer() as server:
+        result = run_child("s1_predict_data", served(tmp_path, server, concurrency=4, constraint="none"),
+                           before=SLOW_DISK.replace("NUMBER", str(int(number))))
+        assert result.returncode == 128 + number and "Traceback" not in result.stderr, result.stderr
+        assert len(stored(tmp_path)) == len(set(stored(tmp_path))) == len(server.asked) == 8
+        assert run_child("s1_predict_data", served(tmp_path, server, constraint="none")).returncode == 0
+        assert len(server.asked) == 12
+
+
+@pytest.mark.parametrize("work", [lambda backend: list(backend.generate(questions(3))), OpenAIBackend.check],
+                         ids=["requests", "check"])
+def test_a_signal_that_does_not_wake_the_waiting_thread_is_seen_all_the_same(work):
+    """As one that comes just before the wait: a minute later the answer would end it, and this test by its time limit."""
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    with FaultServer(models=("another",), faults=lambda number, body: Fault(hang_s=900)) as server:
+        def send():
+            while not server.requests:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # of this thread alone: another one takes the signal
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                work(backend_for(server, timeout_s=900.0))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+            signal.signal(signal.SIGUSR1, before)
 
 
 def test_twenty_failures_of_the_servers_own_still_come_first():

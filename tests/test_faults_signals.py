@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -9,34 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from child import ROOT, environment, last_line, run_child
-from pipeline import NAME, all_bytes, read_rows, sentence, write_dataset, write_rows, write_run, write_targets
+from child import ROOT, environment, flags, last_line, prepared, run_child
+from pipeline import NAME, all_bytes, read_rows, sentence, write_dataset, write_rows
 
 from syn_pipelines.utils.journal import lock
 
 TERM, INT = "signal.SIGTERM", "signal.SIGINT"
 CODES = {TERM: 143, INT: 130}
-OFFLINE = {"backend": "offline", "lang": "ja"}  # for Japanese it loads nothing
-BEFORE = {"s5_merge_data": 1, "s6_combine_syn_fusion_label": 2, "s8_process_label_and_combine": 3}
-STEPS = ["s4_split_data", "s5_merge_data", "s6_combine_syn_fusion_label"]
-
-
-def flags(file_dir: Path, script: str = "", **more: object) -> dict[str, object]:
-    if script == "s0_prepare_data":
-        return {"file_dir": file_dir, "file_name": "made", "train": file_dir / NAME / "train_1000.jsonl", **more}
-    asks = OFFLINE if script[:2] in ("s1", "s2", "s3") or script == "run_all" else {}
-    return {"file_dir": file_dir, "file_name": NAME, **asks, **more}
-
-
-def prepared(file_dir: Path, script: str) -> Path:
-    """A run in which all is done that comes before a step; returns the folder of what is made then."""
-    asks = script[:2] in ("s1", "s2", "s3") or script == "run_all"
-    run = write_run(file_dir, modes=() if asks else ("entity", "pos"), synthetic=not asks or script[:2] == "s3", held_out=True)
-    for step in STEPS[:BEFORE.get(script, 0)]:
-        assert run_child(step, flags(file_dir)).returncode == 0
-    if script == "s8_process_label_and_combine":
-        write_targets(run)
-    return file_dir / "made" if script == "s0_prepare_data" else run
 
 
 def stopped(result: subprocess.CompletedProcess[str], number: str) -> None:
@@ -59,15 +39,13 @@ def stopped(result: subprocess.CompletedProcess[str], number: str) -> None:
     ("s6_combine_syn_fusion_label", "label_syn_fusion.json.part", TERM),
     ("s8_process_label_and_combine", "train_500_syn_fusion.jsonl.part", TERM),
 ])
-def test_a_step_stopped_in_the_middle_says_how_to_go_on_and_ends_the_same(script, file, number, tmp_path):
-    made, calm = prepared(tmp_path / "a", script), prepared(tmp_path / "b", script)
+def test_a_step_stopped_in_the_middle_says_how_to_go_on_and_ends_the_same(script, file, number, undisturbed, tmp_path):
+    made = prepared(tmp_path / "a", script)
     stopped(run_child(script, flags(tmp_path / "a", script), before=f"at('open', {file!r}, lambda: send({number}))\n"), number)
     assert not list(made.rglob("*.part"))
-    for folder in "a", "b":
-        result = run_child(script, flags(tmp_path / folder, script))
-        assert result.returncode == 0, result.stderr
-    there, here = f"{tmp_path.name}/b".encode(), f"{tmp_path.name}/a".encode()  # commands hold the folder
-    assert all_bytes(made) == {name: content.replace(there, here) for name, content in all_bytes(calm).items()}
+    result = run_child(script, flags(tmp_path / "a", script))
+    assert result.returncode == 0, result.stderr
+    assert all_bytes(made) == undisturbed(script, tmp_path / "a")
 
 
 @pytest.mark.parametrize("script", ["s1_predict_data", "s4_split_data", "s7_pred_syn_data", "train_ner", "eval_ner", "run_all",
@@ -219,20 +197,20 @@ BACK = ("import datetime\nstart, looks = time.time(), iter(range(10**9))\n"
 
 
 @pytest.mark.parametrize("script", ["s1_predict_data", "s5_merge_data"])
-def test_a_clock_that_is_set_back_changes_nothing(script, tmp_path):
-    made, calm = prepared(tmp_path / "a", script), prepared(tmp_path / "b", script)
+def test_a_clock_that_is_set_back_changes_nothing(script, undisturbed, tmp_path):
+    made = prepared(tmp_path / "a", script)
     result = run_child(script, flags(tmp_path / "a", script), before=BACK)
     assert result.returncode == 0 and "-" not in result.stderr.split("done in ")[1].split(" s")[0], result.stderr
-    assert run_child(script, flags(tmp_path / "b", script)).returncode == 0
-    there, here = f"{tmp_path.name}/b".encode(), f"{tmp_path.name}/a".encode()  # commands hold the folder
-    assert all_bytes(made) == {name: content.replace(there, here) for name, content in all_bytes(calm).items()}
+    assert all_bytes(made) == undisturbed(script, tmp_path / "a")
     assert all(row["seconds"] >= 0 for row in read_rows(made / "run.log.jsonl"))
 
 
-def test_a_training_by_a_clock_that_is_set_back_ends_with_the_same_model(trained, tmp_path):
-    prepared(tmp_path, "s4_split_data")
-    assert run_child("train_ner", flags(tmp_path, **GOLD), before=BACK).returncode == 0
-    assert weights(tmp_path) == weights(trained)
+def test_nothing_but_the_time_of_a_log_line_is_read_from_a_clock_that_can_be_set():
+    found = [(path.name, ast.unparse(node)) for path in sorted((ROOT / "syn_pipelines").rglob("*.py"))
+             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if (isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "time.time_ns"))
+             or (isinstance(node, ast.ImportFrom) and node.module == "time")]
+    assert found == [("summary.py", "time.time")]
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------

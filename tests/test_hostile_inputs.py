@@ -7,8 +7,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limits import COMPUTING, no_longer_than
 from pipeline import NAME, read_rows, sentence, write_dataset, write_rows
 
 from syn_pipelines import (
@@ -33,7 +33,7 @@ from syn_pipelines import (
     train_ner,
 )
 from syn_pipelines.ner.checkpoints import Checkpoint, write_checkpoint
-from syn_pipelines.tools import ablation, ledger, oracle
+from syn_pipelines.tools import ablation, oracle
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.inventories import load_inventory, load_target_names
 from syn_pipelines.utils.llm.checkpoints import read_chat_template
@@ -226,8 +226,6 @@ READERS = [
     reader("options.yaml", s4_split_data, config="@options.yaml", fine=NO_ROW, lines=False),
     reader("columns.txt", s0_prepare_data, train="@columns.txt", file_name="fresh", fine=None),
     reader("list.json", s0_prepare_data, train="@list.json", file_name="fresh", lines=False),
-    *(reader(path, ledger, fine=None, lines=False) for path in (
-        f"{RUN}/entity_train_1000.jsonl", f"{RUN}/.journal/entity_train_1000.jsonl", f"{RUN}/1000/train_1000_syn_fusion.jsonl")),
     direct(f"{RUN}/present.json", is_final, fine=None),
     direct(f"{RUN}/run.log.jsonl", as_it_was, fine=None),
     direct("entity.zh.v2.txt", lambda folder: load_prompt("entity", "zh", folder=folder), lines=False),
@@ -235,19 +233,6 @@ READERS = [
     direct(f"{NAME}.yaml", lambda folder: load_target_names(NAME, None, folder=folder), fine=None, lines=False),
     direct("template.jinja", lambda folder: read_chat_template(str(folder / "template.jinja")), fine=None, lines=False),
 ]
-
-
-@contextmanager
-def no_longer_than(seconds: int) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"it hangs: {seconds} s have passed")
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def kept(folder: Path, spoiled: Path) -> dict[str, bytes]:
@@ -309,6 +294,13 @@ def test_a_broken_file_is_one_message_that_names_it(case, whole, place):
         path.write_bytes(original)
     message = outcome(case.read, place)
     assert not message or case.path == "other.checkpoint", message
+
+
+def test_a_limit_within_another_leaves_that_one_on():
+    with no_longer_than(1000, COMPUTING):
+        with no_longer_than(5, COMPUTING):
+            pass
+        assert 900 < signal.getitimer(signal.ITIMER_VIRTUAL)[0] < 1001
 
 
 # --- any value in place of any other --------------------------------------------------------------------------------

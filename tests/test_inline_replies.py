@@ -32,7 +32,8 @@ OK = {
     "brackets": ('[/PUNCT {"a":/X "b"}/X ]/PUNCT', [("[", "PUNCT"), ('{"a":', "X"), ('"b"}', "X"), ("]", "PUNCT")]),
     "json as a word": ('[{"word":"a","pos":"b"}]/X', [('[{"word":"a","pos":"b"}]', "X")]),
     "tags of signs": (",/, ./. the/DT PRP/PRP$", [(",", ","), (".", "."), ("the", "DT"), ("PRP", "PRP$")]),
-    "odd tags": ("a/{b} c/[", [("a", "{b}"), ("c", "[")]),
+    "signs as words and tags": ('"/PUNCT a/X "/"', [('"', "PUNCT"), ("a", "X"), ('"', '"')]),
+    "brackets as tags": ("(/-LRB- a/NN|NOUN )/)", [("(", "-LRB-"), ("a", "NN|NOUN"), (")", ")")]),
     "thought as a word": ("<think>/X </think>/X a/Y", [("<think>", "X"), ("</think>", "X"), ("a", "Y")]),
     "fence as a word": ("```/PUNCT a/X", [("```", "PUNCT"), ("a", "X")]),
     "colon": ("Answer/NOUN :/PUNCT a/X", [("Answer", "NOUN"), (":", "PUNCT"), ("a", "X")]),
@@ -60,6 +61,23 @@ REPAIRED = {
     "prose after": ("我/PRON 爱/VERB 北京/PROPN\n\nThat is all.", "prose", THREE),
     "answer": ("Answer: 我/PRON 爱/VERB 北京/PROPN", "prose", THREE),
     "answer zh": ("输出： 我/PRON 爱/VERB 北京/PROPN", "prose", THREE),
+    "answer without a blank": ("标注：我/PRON 爱/VERB 北京/PROPN", "prose", THREE),
+    "label of many words": ("**The tagged sentence:** 我/PRON 爱/VERB 北京/PROPN", "prose", THREE),
+    "note with a slash after": ("我/PRON 爱/VERB 北京/PROPN\nNote: PRON is for pronouns and/or determiners/articles.", "prose", THREE),
+    "echo of the sentence": ("Sentence: I w/o you\nAnswer: 我/PRON 爱/VERB 北京/PROPN", "prose", THREE),
+    "echo of the sentence zh": ("句子：我爱A/B\n输出：我/PRON 爱/VERB 北京/PROPN", "prose", THREE),
+    "run on": ("我/PRON 爱/VERB 北京/PROPN\n\nSentence: Bob/PROPN ran/VERB\nAnswer: Bob/PROPN ran/VERB", "prose", THREE),
+    "end of turn": ("我/PRON 爱/VERB 北京/PROPN<|im_end|>\n<|im_start|>user a/X", "prose", THREE),
+    "end of sequence": ("<s> 我/PRON 爱/VERB 北京/PROPN </s>", "prose", THREE),
+    "list": ("- 我/PRON\n- 爱/VERB\n- 北京/PROPN", "several_lines", THREE),
+    "numbered list": ("1. 我/PRON\n2. 爱/VERB\n3. 北京/PROPN", "several_lines", THREE),
+    **{f"all in {opening}": (f"{opening}我/PRON 爱/VERB 北京/PROPN{closing}", "loose_inline", THREE)
+       for opening, closing in (("**", "**"), ("`", "`"), ('"', '"'), ("[", "]"), ("“", "”"))},
+    "each in stars": ("**我/PRON** **爱/VERB** **北京/PROPN**", "loose_inline", THREE),
+    "commas between": ("我/PRON, 爱/VERB, 北京/PROPN.", "loose_inline", THREE),
+    "array of strings": ('["我/PRON", "爱/VERB", "北京/PROPN"]', "loose_inline", THREE),
+    "tags in brackets": ("我/[PRON] 爱/{VERB} 北京/**PROPN**", "loose_inline", THREE),
+    "tag with a mark in it": ("我/PRON 爱/VERB 吗/X<eot>Y 北京/PROPN", "stray_members", THREE),
     "wide slashes": ("我／PRON 爱／VERB 北京／PROPN", "full_width_slash", THREE),
     "blank before the slash": ("我 /PRON 爱/VERB 北京/PROPN", "", THREE),
     "thoughts": ("<think>我/X ... hm\n</think>\n我/PRON 爱/VERB 北京/PROPN", "think", THREE),
@@ -86,6 +104,7 @@ def test_what_models_get_wrong_is_mended_and_named(reply, reason, items):
 
 
 @pytest.mark.parametrize("reply, reason, dropped", [
+    ("I cannot do that and/or anything like it.", "no_items", 0),
     ("", "empty_reply", 0), (" \n\ufeff", "empty_reply", 0), ("I cannot do that.", "no_items", 0), ("/ /X a/", "no_items", 3),
     ("<think>我/PRON 爱/VERB", "unclosed_think", 0), ('{"error": 5}', "no_items", 0), ("```\n```", "no_items", 0)])
 def test_replies_of_no_use_are_rejected_with_a_reason(reply, reason, dropped):
@@ -109,9 +128,9 @@ def test_a_reply_cut_within_its_first_word_is_rejected(reply):
 # Words as a sentence gives them: no white space around them, one blank at most inside, any slashes, no half pairs.
 CHARS = st.characters(codec="utf-8").filter(lambda char: not char.isspace())
 SOLID = st.text(st.one_of(CHARS, st.sampled_from('/／{}[]":,\\`<>think')), min_size=1, max_size=8)
-BLANK = st.tuples(SOLID, SOLID).filter(lambda two: "/" not in two[0]).map(" ".join)
+BLANK = st.tuples(SOLID, SOLID).filter(lambda two: "/" not in two[0] and two[0][-1].isalnum()).map(" ".join)
 TAGS = st.one_of(st.sampled_from(["NOUN", "PRP$", "名词", ",", "{", "x:y"]), st.text(
-    CHARS.filter(lambda char: char not in '"\\/／'), min_size=1, max_size=24))
+    CHARS.filter(lambda char: char.isalnum() or char in "$|-_+=&@%~^"), min_size=1, max_size=24))
 # What looks like thoughts is taken for thoughts, unless it is a word of its own.
 ITEMS = st.lists(st.tuples(st.one_of(SOLID, BLANK), TAGS), min_size=1, max_size=12).filter(
     lambda items: "think" not in " ".join(word for word, _ in items).lower())

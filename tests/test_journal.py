@@ -107,7 +107,8 @@ def test_a_journal_of_a_first_line_alone_has_no_replies(path):
 
 @pytest.mark.parametrize("broken", [
     b"{", b"nonsense", b"[]", b"7", b'"text"', b"\xff\xfe", b"\0\0\0\0", b"", b'{"text": "no id"}', b'{"id": "9"}',
-    b'{"id": "9", "text": "[]"}'], ids=repr)
+    b'{"id": "9", "text": "[]"}', to_line(reply(None)).strip(), to_line(reply(["1"])).strip(),
+    to_line(reply("9", finish_reason="xyz")).strip()], ids=repr)
 def test_a_broken_line_in_the_middle_stops_with_file_and_line(path, broken):
     lines = filled(path, reply("1"), reply("2"), reply("3")).splitlines(keepends=True)
     damaged = b"".join([*lines[:2], broken + b"\n", *lines[3:]])
@@ -117,11 +118,23 @@ def test_a_broken_line_in_the_middle_stops_with_file_and_line(path, broken):
     assert path.read_bytes() == damaged
 
 
-def test_a_first_line_that_is_no_fingerprint_stops_with_file_and_line(path):
+@pytest.mark.parametrize("first", [to_line(reply("1")), b"nonsense\n", b'{"fingerprint": 7}\n', b"\xff\n"], ids=repr)
+def test_a_first_line_that_is_no_fingerprint_stops_and_nothing_is_to_be_removed_from_the_file(path, first):
     path.parent.mkdir()
-    path.write_bytes(to_line(reply("1")))
-    with pytest.raises(UserError, match=rf"{path.name}:1: "):
+    path.write_bytes(first + to_line(reply("2")))
+    with pytest.raises(UserError, match=rf"{path.name}:1: is not the line that says how .* Put it back from a copy") as caught:
         opened(path)
+    assert "Remove" not in str(caught.value) and "--overwrite" in str(caught.value)
+
+
+def test_a_byte_order_mark_that_an_editor_left_is_passed_over(path):
+    whole = b"\xef\xbb\xbf" + filled(path, reply("1", "one"), reply("2", "two"))
+    path.write_bytes(whole)
+    journal = opened(path)
+    assert [journal.read(identity)["text"] for identity in journal] == ["one", "two"]
+    journal.append(reply("3"))
+    journal.close()
+    assert path.read_bytes() == whole + to_line(reply("3"))
 
 
 def test_another_fingerprint_names_every_difference_and_the_way_out(path):
@@ -171,6 +184,38 @@ def test_a_left_over_part_file_of_a_killed_begin_does_no_harm(path):
     path.with_name(path.name + ".part").write_bytes(b'{"fingerp')
     filled(path, reply("1"))
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def replaced(path, prints, *entries) -> str:
+    """The message after an older copy has taken the place of a journal in use, to which these entries had been added."""
+    older = path.read_bytes() if path.exists() else to_line({"fingerprint": prints})
+    journal = opened(path, prints)
+    for entry in entries:
+        journal.append(entry)
+    path.unlink()
+    path.write_bytes(older)
+    with pytest.raises(UserError) as caught:
+        journal.refuse_gone()
+    journal.close()
+    return str(caught.value)
+
+
+def test_replies_whose_journal_was_replaced_are_taken_in_by_the_next_run_with_the_same_settings(path):
+    path.parent.mkdir()
+    rescued = [path.with_name(f"{path.stem}.rescued-{n}.jsonl") for n in (1, 2)]
+    other = {**PRINTS, "seed": 7}
+    assert f"was replaced by another one; its replies are in {rescued[0].name}." in replaced(path, other, reply("1", "other"))
+    path.unlink()
+    filled(path, reply("1", "one"))
+    assert f"its replies are in {rescued[1].name}." in replaced(path, PRINTS, reply("2", "two"), reply("1", "one again"))
+    assert b"other" in rescued[0].read_bytes()
+    for _ in range(2):
+        journal = opened(path)
+        assert {identity: journal.read(identity)["text"] for identity in journal} == {"1": "one again", "2": "two"}
+        journal.close()
+        assert set(path.parent.iterdir()) == {path, rescued[0]}
+    opened(path, other, overwrite=True).close()
+    assert list(path.parent.iterdir()) == [path]
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)), st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)))

@@ -15,6 +15,7 @@ import syn_pipelines.s1_predict_data as s1
 import syn_pipelines.s2_continous_generation as s2
 from syn_pipelines import UserError
 from syn_pipelines.utils.errors import ServiceError
+from syn_pipelines.utils.jsonl import to_line
 from syn_pipelines.utils.llm import Reply
 
 
@@ -127,6 +128,22 @@ def test_without_a_journal_the_published_file_serves_as_one(folder, use, damage)
     backend = use(FINE)
     call(s1, folder, retry_failed=True)
     assert backend.asked_ids == ["2", "3", "4"]
+
+
+def test_replies_about_ids_that_nothing_asks_about_are_told_and_left_alone(folder, use, caplog):
+    use(FINE)
+    call(s1, folder)
+    journal = folder / "run" / ".journal" / "entity_train_1000.jsonl"
+    with journal.open("ab") as file:
+        file.writelines(to_line({"id": name, "text": "[]", "finish_reason": "stop", "error": ""}) for name in ("zz9", "zz10"))
+    before = tree_bytes(folder / "run")
+    for flags in {}, {"reparse": True}:
+        caplog.clear()
+        use({})
+        call(s1, folder, **flags)
+        assert [text for text in caplog.messages if "asks about" in text] == [
+            f"{journal}: 2 replies are about ids that nothing asks about, such as 'zz10'; they are left alone."]
+    assert tree_bytes(folder / "run") == before
 
 
 def test_without_a_journal_a_reply_that_was_cut_is_read_as_one(folder, use):

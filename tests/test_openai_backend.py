@@ -141,7 +141,11 @@ def test_requests_are_read_lazily_and_no_more_than_concurrency_are_under_way():
     ({"message": {"content": "半\ud83d"}, "finish_reason": "eos_token"}, "半\ud83d", "stop"),
     ({"message": {"content": "half an"}, "finish_reason": "MAX_TOKENS"}, "half an", "length"),
     ({"message": {"content": "half an"}, "finish_reason": "model_length"}, "half an", "length"),
-    ({"message": {"content": "x"}, "finish_reason": ["length"]}, "x", "stop"),
+    ({"message": {"content": "half an"}, "finish_reason": "content_filter"}, "half an", "length"),
+    ({"message": {"content": "half an"}, "finish_reason": "sensitive"}, "half an", "length"),
+    ({"message": {"content": "x"}, "finish_reason": ["length"]}, "x", "length"),
+    ({"message": {"content": "x"}, "finish_reason": None}, "x", "stop"),
+    ({"message": {"content": "x"}, "finish_reason": "tool_calls"}, "x", "stop"),
 ])
 def test_shapes_of_a_choice(choice, text, finish):
     with FaultServer(answer=lambda body: choice) as server:
@@ -149,7 +153,8 @@ def test_shapes_of_a_choice(choice, text, finish):
     assert (reply.text, reply.finish_reason, reply.error) == (text, finish, "")
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": "3"}])
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": "3"},
+                                   {"prompt_tokens": 10**400, "completion_tokens": -1}])
 def test_a_server_that_counts_nothing_gives_zeros(usage):
     with FaultServer(usage=usage) as server:
         reply = ask_one(server)
@@ -188,6 +193,8 @@ PASSING = {
     "empty choice": Fault(raw=b'{"choices": [{}]}'), "null": Fault(raw=b"null"), "nothing": Fault(raw=b""),
     "empty text": Fault(raw=b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}'),
     "aborted": Fault(raw=b'{"choices": [{"message": {"content": "x"}, "finish_reason": "abort"}]}'),
+    "network": Fault(raw=b'{"choices": [{"message": {"content": "x"}, "finish_reason": "network_error"}]}'),
+    "overloaded": Fault(raw=b'{"choices": [{"message": {"content": "x"}, "finish_reason": "insufficient_system_resource"}]}'),
     "wrong encoding": Fault(raw='{"choices": [{"message": {"content": "é"}}]}'.encode("latin-1")),
     "deep": Fault(raw=b"[" * 100_000), "a charset that is none": Fault(500, charset="hex"),
 }
@@ -374,9 +381,13 @@ def test_an_unknown_model_is_a_users_mistake_that_lists_what_there_is():
 
 
 @pytest.mark.parametrize("models", [None, [], ["another"]])
-def test_a_server_that_does_not_list_the_model_but_has_it_will_do(models):
+def test_a_server_that_does_not_list_the_model_but_has_it_will_do_with_a_warning_where_it_lists_others(models, caplog):
     with FaultServer(models=models, only_model="tiny") as server:
-        backend_for(server).check()
+        for _ in range(2):
+            backend_for(server).check()
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == ([f"{server.url} does not list the model 'tiny' and answers to that name all the same. It has another. The "
+                     "replies are stored as those of 'tiny'."] if models else [])
 
 
 def test_a_key_is_tried_out_where_anybody_may_see_the_list_of_models():
@@ -603,6 +614,19 @@ def test_it_works_inside_a_running_event_loop():
     assert not own_threads()
 
 
+def test_an_interrupt_that_is_thrown_in_comes_after_the_answers_that_have_arrived_by_then():
+    with FaultServer(answer=echo, faults=lambda number, body: Fault(hang_s=2.0 if number > 6 else 0.0)) as server:
+        replies = backend_for(server, concurrency=4).generate(questions(20))
+        given = [next(replies)]
+        while len(server.answered) < 6:
+            time.sleep(0.01)
+        with pytest.raises(KeyboardInterrupt):
+            given.append(replies.throw(KeyboardInterrupt))
+            given.extend(iter(lambda: next(replies), None))
+        assert sorted(reply.text for reply in given) == sorted(f"answer {text}" for text in server.answered)
+    assert not own_threads()
+
+
 @pytest.mark.parametrize("leave", ["close", "throw", "forget"])
 def test_leaving_early_cancels_what_is_under_way_and_ends_the_thread(leave):
     with FaultServer(faults=lambda number, body: Fault(hang_s=0.0 if number < 4 else 2.0)) as server:
@@ -687,6 +711,7 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=timezone.utc)
     ("3", 3.0), ("0.5", 0.5), ("", 0.0), ("soon", 0.0), ("-4", 0.0), ("99999", MAX_PAUSE_S),
     (format_datetime(NOW + timedelta(seconds=30), usegmt=True), 30.0), (format_datetime(NOW - timedelta(days=1)), 0.0),
     (format_datetime(NOW + timedelta(days=9), usegmt=True), MAX_PAUSE_S), ("nan", 0.0), ("inf", 0.0), ("1e9", 0.0),
+    (f"Mon, 01 Jan {10**20} 00:00:00 GMT", 0.0), (f"Mon, 01 Jan 2026 00:00:00 +{10**20}", 0.0),
 ])
 def test_retry_after(value, seconds):
     assert retry_after_s({"retry-after": value}, NOW) == seconds

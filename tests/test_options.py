@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import shlex
 import subprocess
 import sys
@@ -190,6 +191,8 @@ def test_bad_keywords_raise_user_errors_that_name_them(keywords, words):
 
 
 def test_natural_values_of_a_notebook_are_taken():
+    assert load_options(S1, ["--file_dir=~/sets"]).file_dir == os.path.expanduser("~/sets")
+    assert load_options(S1, ["--file_dir=a~/~b"]).file_dir == "a~/~b"
     opts = load_options(S1, False, {"n_gpu": [0, 1], "dense_lang": True, "overwrite": 1, "file_dir": Path("a/b"),
                                     "temperature": 1, "batch_size": 4.0})
     assert (opts.n_gpu, opts.dense_lang, opts.overwrite, opts.file_dir, opts.temperature, opts.batch_size) == (

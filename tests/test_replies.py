@@ -78,6 +78,7 @@ SHAPES = {
     "wrapper_unknown": '{"Extracted stuff": ARRAY}',
     "wrapper_nested": '{"response": {"data": {"entities": ARRAY}}, "status": "ok"}',
     "wrapper_with_sentence": '{"text": "the whole sentence", "type": "ner", "entities": ARRAY, "count": 2}',
+    "wrapper_with_strings_of_unknown_keys": '{"written": "the whole sentence", "by": "a model", "entities": ARRAY}',
     "wrapper_of_pairs": '{"result": [["S", "T"], ["U", "V"]]}',
     "double_braces": '[{{"E": "S", "T_": "T"}}, {{"E": "U", "T_": "V"}}]',
     "list_of_wrappers": '[{"entity": {"name": "S", "type": "T"}}, {"entity": {"name": "U", "type": "V"}}]',

@@ -281,8 +281,9 @@ def test_json_of_the_usual_shapes_is_read(home, row, write):
     assert rows()[0]["text"] == ["I", "am", "in", "Ulm", "."] and entities() == [[(3, 4, "LOC")]]
 
 
-def test_json_lines_are_recognised_whatever_the_name(home):
-    prepare(json.dumps({"text": "in Ulm", "entities": [[3, 6, "LOC"]]}) + "\n", name="in.txt")
+@pytest.mark.parametrize("shape", ["{}\n", "[{}]", '{{"data": [{}]}}', " [ {}\n]"])
+def test_json_is_recognised_whatever_the_name(home, shape):
+    prepare(shape.format(json.dumps({"text": "in Ulm", "entities": [[3, 6, "LOC"]]})), name="in.txt")
     assert entities() == [[(1, 2, "LOC")]]
 
 
@@ -336,6 +337,7 @@ def test_bad_json_entries_are_named_with_the_line_where_they_begin(home, row, wo
     ('[{"text": "a",\n}]', "in.json", "in.json:2: is not valid JSON"), ("5", "in.json", "neither a list"),
     (r'[{"text": "a\ud800"}]', "in.json", "surrogate"), (r'{"text": "a\ud800"}', "in.jsonl", "surrogate"),
     ("[" * 99_999, "in.json", "nested too deeply"), (b"\xff", "in.json", "UTF-8"), ("", "in.json", "in.json"),
+    ('[{"text": "a"}]xx', "in.txt", "in.txt:1: is not valid JSON"), ('{"text": "a"},\n{"text": "b"}', "in.txt", "in.txt:1: is not valid JSON"),
     ("[]", "in.json", "holds no sentence"), ("{}", "in.json", "holds no sentence"), ("\n", "in.jsonl", "holds no sentence"),
     ("", "in.txt", "holds no sentence"), ("a O\nb O\n", "in.txt", "no training sentence has an entity"),
 ])

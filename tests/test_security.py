@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 from fault_server import Fault, FaultServer
+from hypothesis import given
+from hypothesis import strategies as st
 from pipeline import NAME, ROOT, write_dataset, write_run
 
 from syn_pipelines import s4_split_data
 from syn_pipelines.utils.errors import ServiceError, UserError
+from syn_pipelines.utils.llm.openai_session import Settings
 from syn_pipelines.utils.visible import as_message, visible
 
 SOURCES = sorted((ROOT / "syn_pipelines").rglob("*.py"))
@@ -226,6 +229,14 @@ def test_a_key_that_a_server_throws_back_is_shown_to_nobody(fault, tmp_path):
         done = secretive("s1_predict_data", tmp_path, f"--base_url={server.url}", "--limit=1")
     assert "Traceback" not in done.stderr and done.stderr
     assert KEY not in done.stdout + done.stderr and not holding(tmp_path, KEY)
+
+
+@given(st.lists(st.sampled_from([str, str.upper, lambda char: f"\\u{ord(char):04x}", lambda char: f"\\u{ord(char):04X}"]),
+                min_size=len(KEY), max_size=len(KEY)))
+def test_a_key_is_taken_out_of_a_reply_however_json_spells_it(ways):
+    spelt = "".join(way(char) for way, char in zip(ways, KEY))
+    for shown in (Settings("http://h/v1", KEY, 1, 1.0).without_key, Settings("http://h/v1", KEY, 1, 1.0).told):
+        assert shown(f"a {spelt} b") == "a *** b"
 
 
 def test_a_key_is_not_sent_on_to_the_server_of_a_redirect(tmp_path):

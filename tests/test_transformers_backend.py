@@ -430,6 +430,18 @@ def test_all_ends_of_the_family_are_known(kind, folders, checkpoint):
     assert set(poor._tokenizer.convert_ids_to_tokens(poor._ends)) == from_elsewhere
 
 
+@pytest.mark.parametrize("file, value", [("generation_config.json", {"eos_token_id": ["x"]}), ("generation_config.json", {"eos_token_id": [None]}),
+                                         ("tokenizer_config.json", {"model_max_length": "x"}), ("tokenizer_config.json", {"model_max_length": -1})])
+def test_a_setting_of_a_checkpoint_that_is_no_number_is_named(checkpoint, file, value):
+    folder = checkpoint("qwen2")
+    edit_json(folder / file, **value)
+    if file == "tokenizer_config.json":  # else the model's own number of positions is taken
+        edit_json(folder / "config.json", max_position_embeddings=None)
+    with pytest.raises(UserError, match=next(iter(value))):
+        backend(folder).count_tokens("x")
+        list(backend(folder).generate([ask(1, "hi", 1)]))
+
+
 def test_requests_are_read_in_windows_not_all_at_once(folders):
     read = 0
 

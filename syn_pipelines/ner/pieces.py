@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.llm.checkpoints import brings_code, first_line, quiet, refuse_special_files
+from syn_pipelines.utils.llm.checkpoints import brings_code, first_line, longest_input, quiet, refuse_special_files
 
 Inputs = dict[str, Tensor]
 
@@ -173,7 +173,7 @@ def positions_of(encoder: nn.Module, tokenizer) -> int:
     table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
     if getattr(table, "padding_idx", None) is not None:
         known -= table.padding_idx + 1  # RoBERTa counts its positions from padding_idx + 1 on
-    return min(known, tokenizer.model_max_length)
+    return min(known, longest_input(tokenizer))
 
 
 def has_vocabulary(folder: Path) -> bool:
@@ -196,7 +196,9 @@ def load_tokenizer(path: str | Path, base: str | None = None):
             return load_tokenizer(base)
         raise UserError(f"{path}: no tokenizer could be loaded (none of {', '.join(VOCABULARY_FILES)}). {advice}")
     with loading(path, "tokenizer", advice):
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    longest_input(tokenizer)  # refuses what would only be found out while a sentence is cut
+    return tokenizer
 
 
 @contextmanager

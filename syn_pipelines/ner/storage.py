@@ -191,7 +191,7 @@ def _build_encoder(folder: Path, config: dict, base: str | None) -> ScratchEncod
 
 def _read_vocabulary(path: Path) -> Vocabulary:
     columns = _read_json(path)
-    if not isinstance(columns, dict) or not columns.keys() <= {*DENSE_COLUMNS, *SPACED_COLUMNS} or not all(
+    if not isinstance(columns, dict) or columns.keys() not in ({*DENSE_COLUMNS}, {*SPACED_COLUMNS}) or not all(
             isinstance(strings, list) and all(isinstance(s, str) for s in strings) for strings in columns.values()):
         raise UserError(f"{path}: is no vocabulary of feature columns. Copy it from the training, or train again.")
     return Vocabulary(columns)

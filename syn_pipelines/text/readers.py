@@ -23,6 +23,8 @@ ADVICE = "Correct these lines, or name the format with --format."
 # A character and its place in its word, "费1" or "82" (the character 8 at place 2). ASCII digits only: full-width and
 # circled digits are characters of the text. Some characters are two code points (a broken emoji as two U+FFFD).
 _WEIBO_TOKEN = re.compile(r"(.+?)([0-9]+)", re.ASCII | re.DOTALL)
+# No row of columns begins so: an object, or a list of objects, with the first key.
+_JSON_START = re.compile(r'\s*(\{|\[\s*\{)\s*"')
 _DENSE_LETTERS = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 _SURFACE_KEYS, _LABEL_KEYS = ("name", "text", "surface", "mention"), ("type", "label", "entity", "tag", "entity_type")
 _START_KEYS, _END_KEYS = ("start", "start_offset", "begin"), ("end", "end_offset", "stop")
@@ -62,7 +64,7 @@ def read_source(path: Path, format: str, *, dense_lang: str = "auto") -> Source:
 
 
 def _guess(path: Path) -> str:
-    if path.suffix.lower() in (".json", ".jsonl", ".ndjson") or _is_row(_first_line(path)):
+    if path.suffix.lower() in (".json", ".jsonl", ".ndjson") or _JSON_START.match(_first_line(path)):
         return "json"
     tokens = [columns[0] for _, columns in _column_lines(path, Problems(path, ADVICE)) if len(columns) > 1]
     if tokens and tokens[0].endswith("0") and all(_WEIBO_TOKEN.fullmatch(token) for token in tokens):

@@ -27,7 +27,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ KINDS = (HALF, WRITTEN, SYNC, SYNCED, RENAME, RENAMED, FOLDER, WEIGHTS, TIME)
 
 # With a wanted kind that does not come any more (its work is done already), what comes this many events later will do.
 PATIENCE = 40
-WEIGHTS_BYTES = 1 << 16  # of a safetensors file that are on disk when the process dies in it; every one is larger
+WEIGHTS_BYTES = 1 << 16  # the most of a safetensors file that is there when the process dies in it; every one is larger
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Order:
     """What the process is to do.
 
     root: the run folder. trace: file of the undisturbed run's events; written where ``target`` is None and ``counts`` is
-    set, read otherwise. asked: gets a line ``step <tab> request id`` for each request to the model. pipe: number of the
+    set, read otherwise. asked: gets a line ``asked <tab> step <tab> request id`` for each request to the model, and one with
+    ``answered`` for each reply before anything else sees it. pipe: number of the
     open file to tell the point of death. target, kind: the event of the trace from which on the next one of this kind is
     the point; None: do not die.
     """
@@ -59,7 +60,7 @@ class Order:
     root: str
     trace: str
     asked: str
-    pipe: int = -1
+    pipe: int
     target: int | None = None
     kind: str = ""
     counts: bool = False
@@ -236,7 +237,7 @@ class _StepNames(logging.Handler):
 
 
 class _Asked:
-    """A backend that notes each request before it answers."""
+    """A backend that notes each request before it answers, and each reply before it gives it."""
 
     def __init__(self, watch: Watch, backend: Any) -> None:
         self._watch, self._backend = watch, backend
@@ -245,14 +246,16 @@ class _Asked:
         return getattr(self._backend, name)
 
     def generate(self, requests: Iterable[Any]) -> Iterator[Any]:
-        return self._backend.generate(self._noted(requests))
+        with closing(self._backend.generate(self._noted("asked", requests))) as replies:
+            yield from self._noted("answered", replies)
 
-    def _noted(self, requests: Iterable[Any]) -> Iterator[Any]:
+    def _noted(self, what: str, stream: Iterable[Any]) -> Iterator[Any]:
         file = os.open(self._watch.order.asked, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
-            for request in requests:
-                os.write(file, f"{self._watch.step}\t{request.id}\n".encode("utf-8", "backslashreplace"))
-                yield request
+            for one in stream:
+                if getattr(one, "finish_reason", "") != "error":  # which may be asked again
+                    os.write(file, f"{what}\t{self._watch.step}\t{one.id}\n".encode("utf-8", "backslashreplace"))
+                yield one
         finally:
             os.close(file)
 

@@ -33,11 +33,10 @@ def files_of(run: Path) -> dict[str, Path]:
 
 @dataclass
 class Difference:
-    """A file that is not as it should be. offset: the first byte that differs, -1 where all of it does."""
+    """A file that is not as it should be."""
 
     file: str
     what: str
-    offset: int = -1
 
     def __str__(self) -> str:
         return f"{self.file}: {self.what}"
@@ -48,12 +47,19 @@ def differences(reference: RunPaths, killed: RunPaths) -> tuple[int, list[Differ
     wanted, found = files_of(reference.run), files_of(killed.run)
     result = [Difference(name, "is missing") for name in wanted if name not in found]
     result += [Difference(name, "is left over") for name in found if name not in wanted]
+    result += [Difference(f"{name}/", "is left over, an empty folder")
+               for name in sorted(_empty_folders(killed.run) - _empty_folders(reference.run))]
     for name in wanted:
         if name in found:
             offset = _first_difference(name, wanted[name], found[name], reference, killed)
             if offset >= 0:
-                result.append(Difference(name, f"differs from byte {offset:,} on", offset))
+                result.append(Difference(name, f"differs from byte {offset:,} on"))
     return len(set(wanted) | set(found)), result
+
+
+def _empty_folders(run: Path) -> set[str]:
+    return {path.relative_to(run).as_posix() for path in run.rglob("*")
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir())}
 
 
 def _first_difference(name: str, wanted: Path, found: Path, reference: RunPaths, killed: RunPaths) -> int:
@@ -135,8 +141,8 @@ class Torn:
     def find(self) -> list[Difference]:
         """Those that have changed since the last look and are torn."""
         wanted = files_of(self.reference.run)
-        return [Difference(name, f"was torn by a kill after byte {size:,}", size)
-                for name, path, size in self._changed() if name in wanted and self._is_torn(name, path, wanted[name], size)]
+        return [Difference(name, f"was torn by a kill after byte {size:,}") for name, path, size in self._changed()
+                if name in wanted and (_ends_early(path) or self._is_torn(name, path, wanted[name], size))]
 
     def _changed(self) -> Iterator[tuple[str, Path, int]]:
         for name, path in files_of(self.killed.run).items():
@@ -154,18 +160,31 @@ class Torn:
             return not (name.startswith("ner/") and found.endswith(b"\n")) and other.read(size) == found
 
 
+def _ends_early(path: Path) -> bool:
+    """Whether a file is half of one, whatever it should hold: manifests tell where they lie, so they are compared with none."""
+    if path.suffix == ".json":
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            return True
+    elif path.suffix == ".jsonl":
+        return not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    return False
+
+
 @dataclass
 class Replies:
     """Keeps account of the replies that were in a journal when the run was killed.
 
-    lost: those that were gone or changed later. repeated: requests asked again although their reply was there; both by
-    (journal, request id).
+    lost: those that were gone or changed later. repeated: requests asked again although their reply was there, or should have
+    been: the model had answered them, and something else after them. Both by (journal, request id).
     """
 
     folder: Path
     lost: set[tuple[str, str]] = field(default_factory=set)
     repeated: list[tuple[str, str]] = field(default_factory=list)
     _stored: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    _answered: set[tuple[str, str]] = field(default_factory=set)
 
     def look(self) -> None:
         """See what is there now, after a kill or at the end."""
@@ -181,9 +200,15 @@ class Replies:
         """Look through the requests of a process, before ``look``. journals: the one of each step."""
         if not asked.exists():
             return
+        last = None  # this reply may have been in the middle of being written
         for line in asked.read_text(encoding="utf-8").split("\n")[:-1]:
-            step, _, identity = line.partition("\t")
-            if (key := (journals.get(step, step), identity)) in self._stored:
+            what, _, request = line.partition("\t")
+            step, _, identity = request.partition("\t")
+            key = journals.get(step, step), identity
+            if what == "answered":
+                self._answered |= {last} if last else set()
+                last = key
+            elif key in self._stored or key in self._answered:
                 self.repeated.append(key)
 
     def stand_twice(self) -> list[tuple[str, str]]:

@@ -18,13 +18,12 @@ from syn_pipelines.utils.fusion import ITEM_KEYS
 from syn_pipelines.utils.jsonl import Problems, file_hash, open_input, read_objects
 from syn_pipelines.utils.manifest import read_manifest
 from syn_pipelines.utils.paths import manifest_path
-from syn_pipelines.utils.records import Record, problems_of_entities, short
+from syn_pipelines.utils.records import STATUSES, Record, problems_of_entities, short
 from syn_pipelines.utils.summary import Account, columns
 from syn_pipelines.utils.visible import visible
 
 ALIKE = 3  # findings of one kind in one file that are listed; the others are counted
 ORDER = ("data", "s1", "s2", "s3", "s4", "s5", "s6", "train", "s7", "s8")
-STATUSES = ("ok", "repaired", "rejected", "failed")
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,26 @@ class Book:
 
     lines: list[tuple[str, Account]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    made_from: set[str] = field(default_factory=set)  # sha256 of everything that manifests say something was made from
+    stopped: str = ""  # the step that a stop left between a file and its manifest; there can be one such step
     _found: dict[tuple[str, str], list[Problem]] = field(default_factory=dict)
     _more: Counter[tuple[str, str]] = field(default_factory=Counter)
     _seen: set[tuple[str, str, int | None, str]] = field(default_factory=set)
 
-    def account(self, step: str, what: str, parts: Mapping[str, int], reasons: Mapping[str, int] | None = None) -> None:
-        """Note ``sum of parts what = parts (reasons)``."""
-        self.lines.append((step, Account(what, sum(parts.values()), dict(parts), dict(reasons or {}))))
+    def account(self, step: str, what: str, parts: Mapping[str, int], reasons: Mapping[str, int] | None = None, *,
+                total: int | None = None, file: DataFile | None = None) -> None:
+        """Note ``total what = parts (reasons)``.
+
+        total: counted in another way than the parts, so that something that is in no part is a finding about ``file``;
+        None where nothing else counts them.
+        """
+        found, parts = sum(parts.values()), dict(parts)
+        if total is not None and total != found:
+            said = " + ".join(f"{n:,} {name}" for name, n in parts.items())
+            parts["unaccounted for"] = total - found
+            if file is not None:
+                file.problem("total", f"{step}: {total:,} {what}, but {said} are {found:,}.")
+        self.lines.append((step, Account(what, sum(parts.values()), parts, dict(reasons or {}))))
 
     def note(self, text: str) -> None:
         """Note something that is no imbalance, once."""
@@ -167,6 +179,11 @@ class DataFile:
         settings = self.manifest.get("settings")
         return settings if isinstance(settings, dict) else {}
 
+    @property
+    def anew(self) -> str:
+        """The command that asks everything again, where the other one refuses to go on."""
+        return self.mend if self.mend.endswith(" --overwrite") else f"{self.mend} --overwrite"
+
     @cached_property
     def exists(self) -> bool:
         """Whether there is such a file."""
@@ -208,7 +225,7 @@ class DataFile:
         names = [name for name in dict.fromkeys([*counts, *told])
                  if name not in unless and not stale and told.get(name) != counts.get(name)]
         if self.exists and not self.is_as_published:
-            if names and not self.book.speaks_of(self.path):
+            if names and not self.book.speaks_of(self.path) and self._may_be_newer():
                 self.book.note(f"{self.path}: newer than its manifest, as a stop between the two leaves it. Go on with: {self.mend}")
                 return
             self.problem("sha256", f"is not the file that {manifest_path(self.path).name} speaks of (another sha256): one "
@@ -219,6 +236,15 @@ class DataFile:
         if not stale and self.manifest.get("complete") is not complete:
             self._about_manifest("complete", f"'complete' is {shown(self.manifest.get('complete'))} and should be "
                                              f"{shown(complete)}.")
+
+    def _may_be_newer(self) -> bool:
+        """Whether a stop can have left this file with the manifest of an earlier one: nothing was made from it yet, and no
+        other step was stopped there too."""
+        step = str(self.manifest.get("step"))
+        if file_hash(self.path) in self.book.made_from or self.book.stopped not in ("", step):
+            return False
+        self.book.stopped = step
+        return True
 
     def _about_manifest(self, kind: str, text: str) -> None:
         self.book.problem(manifest_path(self.path), kind, text, mend=self.mend)
@@ -338,7 +364,7 @@ class Journal:
                     self.places.setdefault(entry["id"], []).append((number, offset))
                     self.lines += 1
             except (ValueError, KeyError, TypeError, RecursionError):
-                book.problem(self.path, "broken", "this line is broken; remove it to ask its request again.", line=number,
+                book.problem(self.path, "broken", "this line is broken; remove it first, and its request is asked again.", line=number,
                              mend=mend)
             offset += len(raw)
 

@@ -18,6 +18,7 @@ from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.records import Record
 from syn_pipelines.utils.stored_replies import journal_path
 
+FINAL = "s8_process_label_and_combine"
 # What step 4 cuts, "{n}" being the size.
 PARTS = ("train_{n}", *(f"{mode}_train_{{n}}" for mode in MODES), "train_{n}_synthetic",
          *(f"{mode}_train_{{n}}_synthetic" for mode in MODES))
@@ -28,8 +29,8 @@ class Case:
 
     places: the place of each training sentence by id. asked: ids of those with entities. gold: by id the number of gold
     entities, and a digest of the text and of these entities. stale: files made from something that has changed since, with
-    what to say of them and the command that renews them. corrected: by size, of original sentences whose gold labels people
-    changed, how many of these are gone.
+    what to say of them and the command that renews them. items: what steps 1 and 3 published, by mode and ``synthetic``.
+    corrected: by size, of original sentences whose gold labels people changed, how many of these are gone.
     """
 
     def __init__(self, opts: Any, paths: RunPaths, book: Book) -> None:
@@ -39,8 +40,10 @@ class Case:
         self.asked: set[str] = set()
         self.gold: dict[str, tuple[int, bytes]] = {}
         self.entities: Counter[str] = Counter()
+        self.first_lines: dict[str, int] = {}  # where each gold label stands first
         self.stale: dict[Path, tuple[str, str]] = {}
         self.corrected: dict[int, dict[str, int]] = {}
+        self.items: dict[tuple[str, bool], int] = {}
         self._files: dict[Path, DataFile] = {}
         self.targets = tuple(read_target_labels(paths.labels)) if paths.labels.is_file() else ()
         if not paths.train.is_file():
@@ -54,11 +57,14 @@ class Case:
             self._lines[identity] = line
             self.places[identity] = len(self.places)
             self.gold[identity] = (len(sentence["entities"]), digest_of(sentence))
-            self.entities.update(e["entity"] for e in sentence["entities"])
+            for entity in sentence["entities"]:
+                self.entities[entity["entity"]] += 1
+                self.first_lines.setdefault(entity["entity"], line)
             if sentence["entities"]:
                 self.asked.add(identity)
         if not self.places:
-            raise UserError(f"{paths.train}: holds no sentence that can be used. {paths.missing_train}")
+            found = f"{book.problems[0]} " if book.problems else f"{paths.train}: "
+            raise UserError(f"{found}holds no sentence that can be used. {paths.missing_train}")
 
     def _training_rows(self) -> Iterator[tuple[int, Record]]:
         for line, row in self.train.rows():
@@ -125,7 +131,7 @@ class Case:
     def final(self, size: int) -> DataFile:
         """The training set of step 8."""
         return self.file(self.paths.sized(size, "train_{n}_syn_fusion"),
-                         self.paths.command("s8_process_label_and_combine"), sentence_problem)
+                         self.paths.command(FINAL), sentence_problem)
 
     def data_files(self) -> list[DataFile]:
         """Every file of rows that the steps 1 to 8 make, whether it exists or not."""

@@ -95,7 +95,7 @@ def _key(tokens: list[str]) -> bytes:
 
 @dataclass
 class _Harvest:
-    """What the stored explanations hold. wanted: the rows that should be published, as id and digest; spare: those of
+    """What the stored explanations hold. wanted: the rows that should be published, as id, digest and request; spare: those of
     sentences that are dropped as duplicates."""
 
     replies: Counter[str] = field(default_factory=Counter)
@@ -103,6 +103,7 @@ class _Harvest:
     dropped: Counter[str] = field(default_factory=Counter)
     closed: int = 0
     asked_again: int = 0
+    pieces: int = 0
     wanted: list[Record] = field(default_factory=list)
     spare: dict[str, bytes] = field(default_factory=dict)
 
@@ -112,21 +113,24 @@ class _Harvest:
         self.reasons.update([answer.reason] if answer.reason else [])
         self.closed += bool(answer.attempts and answer.attempts[-1].get("closed"))
         self.asked_again += len(answer.attempts) > 1
+        self.pieces += len(answer.pieces)
         for piece in answer.pieces:
             if piece.reason:
                 self.dropped[piece.reason] += 1
                 if piece.id:
                     self.spare[piece.id] = row_digest(piece.row(sentence["id"]))
             else:
-                self.wanted.append({"id": piece.id, "digest": row_digest(piece.row(sentence["id"]))})
+                self.wanted.append({"id": piece.id, "digest": row_digest(piece.row(sentence["id"])), "request": answer.request})
 
-    def is_older_than(self, counts: Any) -> bool:
-        """Whether a file with these counts in its manifest was made from other replies than there are."""
+    def is_newer_than(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether a file with this manifest was made from other replies than there are: fewer, where it says itself that
+        some were to come, or earlier ones."""
+        counts = manifest.get("counts")
         told = counts.get("replies") if isinstance(counts, dict) else None
         told = told if isinstance(told, dict) else {}
         answered = sum(n for name, n in told.items() if isinstance(n, int) and name != "not asked yet")
         now = self.replies.total() - self.replies["not asked yet"]
-        return now > answered or (self.asked_again > 0 and told != with_reasons(self.replies))
+        return (now > answered and manifest.get("complete") is False) or (self.asked_again > 0 and told != with_reasons(self.replies))
 
 
 def row_digest(row: Record) -> bytes:
@@ -138,7 +142,8 @@ def check_explanations(case: Case) -> None:
     """Step 2: the replies about each sentence, the pieces in them, and the sentences that were published."""
     file, book = case.synthetic, case.book
     book.account("s2", "sentences", {"with entities": len(case.asked),
-                                     "without entities, not asked": len(case.places) - len(case.asked)})
+                                     "without entities, not asked": len(case.places) - len(case.asked)},
+                 total=len(case.gold), file=file)
     with closing(case.journal_of(file)) as journal:
         if not file.exists:
             case.not_there_yet("s2", file)
@@ -153,7 +158,8 @@ def check_explanations(case: Case) -> None:
                                    explanations.language.join(sentence["text"]))
                 harvest.add(sentence, answer)
         book.account("s2", "explanations", {name: harvest.replies[name] for name in (
-            "used", "rejected", "failed", "not asked yet")}, harvest.reasons)
+            "used", "rejected", "failed", "not asked yet")}, harvest.reasons,
+                     total=len(case.asked) * explanations.samples, file=file)
         requests = {f"{identity}#{k}" for identity in case.asked for k in range(1, explanations.samples + 1)}
         account_of_replies(case, "s2", file, journal, requests, by_source=True)
     _check_published(case, file, harvest)
@@ -161,8 +167,10 @@ def check_explanations(case: Case) -> None:
 
 def _check_published(case: Case, file: DataFile, harvest: _Harvest) -> None:
     """Compare the published sentences with the pieces that should be published."""
-    older = file.is_as_published and harvest.is_older_than(file.manifest.get("counts"))
+    older = file.is_as_published and harvest.is_newer_than(file.manifest)
     wanted, late, published = {row["id"]: row["digest"] for row in harvest.wanted}, 0, 0
+    asked_by = {row["id"]: row["request"] for row in harvest.wanted}
+    siblings = {asked_by[row["id"]] for _, row in file.rows() if row["id"] in asked_by}  # pieces of a reply come together
     if older:  # some were kept when fewer replies were known, and would be duplicates now
         spare = {row["id"]: harvest.spare[row["id"]] for _, row in file.rows() if row["id"] in harvest.spare}
         wanted |= spare
@@ -172,14 +180,14 @@ def _check_published(case: Case, file: DataFile, harvest: _Harvest) -> None:
         published += row is not None
         if row is not None and row_digest(row) != record["digest"]:
             file.problem("differs", f"id {short(row['id'])} is not what its stored reply says.", line)
-        elif row is None and (older or not file.exists):
+        elif row is None and (not file.exists or (older and asked_by.get(record["id"]) not in siblings)):
             late += 1
         elif row is None:
             file.problem("missing", f"sentence {short(record['id'])} of a stored reply has no row.")
-    parts = {"published": published, "dropped": harvest.dropped.total()}
+    parts = {"published": published, "dropped": harvest.dropped.total() - (len(wanted) - len(harvest.wanted))}
     if missing := len(expected) - published:
         parts["kept, not published yet" if late == missing else "kept, but missing"] = missing
-    case.book.account("s2", "pieces of the explanations", parts, harvest.dropped)
+    case.book.account("s2", "pieces of the explanations", parts, harvest.dropped, total=harvest.pieces, file=file)
     if older:
         case.book.note(f"s2: there are stored replies that are newer than {file.path}. Publish them with: {file.mend}")
     elif file.exists:

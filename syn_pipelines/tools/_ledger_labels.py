@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from syn_pipelines.tools._ledger_book import DataFile, shown
-from syn_pipelines.tools._ledger_case import Case
+from syn_pipelines.tools._ledger_case import FINAL, Case
 from syn_pipelines.tools._ledger_merge import FALLBACKS, Half, prefix_of
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import label_file
 from syn_pipelines.utils.jsonl import read_json
 from syn_pipelines.utils.paths import MODES, SIZES, manifest_path
-
-FINAL = "s8_process_label_and_combine"
 
 
 def check_label_file(case: Case, kind: str, counts: Mapping[str, int] | None, step: str, mend: str) -> Counter[str] | None:
@@ -34,7 +33,8 @@ def check_label_file(case: Case, kind: str, counts: Mapping[str, int] | None, st
         return told
     wanted = label_file(case.targets, counts)
     for name in dict.fromkeys([*wanted, *content]):
-        if content.get(name) != wanted.get(name):
+        found, due = (json.dumps(labels.get(name), sort_keys=True) for labels in (content, wanted))  # 0 is not false
+        if found != due:
             file.problem("label", f"{name!r} is {shown(content.get(name))}, the data say {shown(wanted.get(name))}.")
     if list(content) != list(wanted) and content == wanted:
         file.problem("order", "the labels are not in their order.")
@@ -48,6 +48,8 @@ def check_label_file(case: Case, kind: str, counts: Mapping[str, int] | None, st
 def _content(case: Case, path: Path, mend: str) -> dict[str, Any] | None:
     """The object of a JSON file, None where there is no such file or it is broken, which is a finding."""
     if not path.is_file():
+        if path.exists():
+            case.book.problem(path, "broken", "is no file.", mend=mend)
         return None
     try:
         content = read_json(path)
@@ -58,6 +60,12 @@ def _content(case: Case, path: Path, mend: str) -> dict[str, Any] | None:
         case.book.problem(path, "broken", f"holds a {type(content).__name__}, not an object.", mend=mend)
         return None
     return content
+
+
+def _note_absent(case: Case, step: str, path: Path, mend: str, *, made: bool) -> None:
+    """Note a file that is not there (any more). made: whether its step has come to its other files."""
+    if made and not path.exists():
+        case.book.note(f"{step}: {path} is not there (a stop, or somebody has removed it). Make it with: {mend}")
 
 
 def check_label_files(case: Case, halves: Mapping[bool, Half | None], final: Counter[str] | None) -> None:
@@ -83,6 +91,7 @@ def check_unmapped(case: Case, halves: Mapping[bool, Half | None]) -> None:
     path, mend = case.paths.run / "unmapped_labels.json", case.paths.command("s5_merge_data")
     content = _content(case, path, mend)
     if content is None:
+        _note_absent(case, "s5", path, mend, made=case.merged(1000, False).exists)
         return
     for synthetic, name in ((False, "gold"), (True, "synthetic")):
         half, file = halves[synthetic], case.merged(1000, synthetic)
@@ -105,6 +114,7 @@ def check_present(case: Case) -> None:
     path, mend = case.paths.run / "present.json", case.final(1000).mend
     content = _content(case, path, mend)
     if content is None:
+        _note_absent(case, "s8", path, mend, made=case.final(1000).exists)
         return
     for size in SIZES:
         for kind in ("fusion", "syn_fusion"):

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from syn_pipelines.s5_merge_data import KNOWLEDGE
-from syn_pipelines.tools._ledger_case import Case
+from syn_pipelines.tools._ledger_case import FINAL, Case
 from syn_pipelines.utils.jsonl import file_hash
 from syn_pipelines.utils.manifest import appeared, read_manifest
 from syn_pipelines.utils.paths import manifest_path
-
-FINAL = "s8_process_label_and_combine"
 
 
 def check_manifests(case: Case) -> None:
@@ -25,6 +23,7 @@ def check_manifests(case: Case) -> None:
         if manifest is None:
             continue
         file = path.with_name(manifest["file"])
+        case.book.made_from.update(filter(None, manifest["inputs"].values()))
         named.update((case.paths.run / name).resolve() for name in manifest["inputs"] if "\0" not in name)
         mend = manifest.get("command", "")
         if not file.is_file():

@@ -41,6 +41,9 @@ class Half:
     changed: int = 0  # of these, in sentences where they are not as they were
     predicted: int = 0
     targets: int = 0  # entities with a target label in the file
+    entities: int = 0  # in the file
+    compared: bool = True  # the items were placed again
+    listed: Counter[str] = field(default_factory=Counter)  # items in the annotations, by mode
 
 
 def prefix_of(case: Case, file: DataFile) -> str:
@@ -91,15 +94,17 @@ def check_half(case: Case, size: int, synthetic: bool) -> Half:
         return half
     target = case.target(size) if synthetic and _was_merged(case, size, file) else None
     maps = label_maps(case, file)
+    half.compared = maps is not None
     if maps is None:
-        case.book.note(f"{file.path}: a label map it was made with is not there any more, so its extension labels were not "
-                       "compared.")
+        file.problem("label map", "a label map that its manifest says it was made with is not there any more, so its extension "
+                                  "labels cannot be compared.")
     dense = file.manifest.get("dense")
     dense = dense if isinstance(dense, bool) else case.language.dense
     for sentence, items, found, line, row in _joined(case, size, source, target, file, half):
         half.sentences += 1
         half.gold += len(sentence["entities"])
         half.predicted += len(found) if target else 0
+        half.listed.update({mode: len(items[mode]) for mode in MODES})
         spans = [] if maps is None else extension_spans(
             sentence["text"], items["entity"], items["pos"], dense=dense, entity_label=maps["entity"],
             pos_label=maps["pos"], stats=half.stats)
@@ -107,6 +112,7 @@ def check_half(case: Case, size: int, synthetic: bool) -> Half:
             half.changed += len(sentence["entities"])
             file.problem("missing", f"id {short(sentence['id'])} of {source.path.name} is missing.")
             continue
+        half.entities += len(row["entities"])
         for entity in row["entities"]:
             half.targets += entity["entity"] in case.targets
             half.extension[entity["entity"]] += entity["entity"] not in case.targets
@@ -116,9 +122,19 @@ def check_half(case: Case, size: int, synthetic: bool) -> Half:
         _check_row(case, file, half, line, row, wanted, len(found), (target or source).path.name, exact=maps is not None)
     if not synthetic:
         case.corrected[size] = half.decided.corrected
+    if size == 1000:
+        _check_chain(case, half, synthetic)
     _account_of_half(case, size, file, half, synthetic)
     file.settle(_counts(half), True, unless=() if maps else _counts(half), stale=file.path in case.stale)
     return half
+
+
+def _check_chain(case: Case, half: Half, synthetic: bool) -> None:
+    """The items of the largest size are those that step 1 or 3 published; a part that is out of date says so itself."""
+    for mode in MODES:
+        part, items = case.part(1000, f"{mode}_train_{{n}}{'_synthetic' if synthetic else ''}"), case.items.get((mode, synthetic))
+        if items is not None and items != half.listed[mode] and part.path not in case.stale:
+            part.problem("items", f"holds {half.listed[mode]:,} items, {case.annotation(mode, synthetic).path.name} {items:,}.")
 
 
 def _was_merged(case: Case, size: int, file: DataFile) -> bool:
@@ -210,11 +226,12 @@ def _account_of_half(case: Case, size: int, file: DataFile, half: Half, syntheti
     which, stats = "synthetic" if synthetic else "original", half.stats
     for mode in MODES:
         found = {name.split(" ")[1]: n for name, n in half.annotated.items() if name.startswith(mode) and n}
-        book.account(step, f"{which} sentences, {mode} annotations", found)
+        book.account(step, f"{which} sentences, {mode} annotations", found, total=half.sentences, file=file)
     for mode in MODES:
         unplaced = stats.unplaced.get(mode, Counter())
         book.account(step, f"{mode} items of {which} sentences", {
-            "placed": stats.placed[mode], "not placed": unplaced.total()}, unplaced)
+            "placed": stats.placed[mode], "not placed": unplaced.total()}, unplaced,
+            total=half.listed[mode] if half.compared else None, file=file)
     book.account(step, f"spans of the placed items, {which}", {
         "extension spans": stats.spans.total(), "same place and label as another": stats.repeated})
     if not synthetic:
@@ -222,7 +239,8 @@ def _account_of_half(case: Case, size: int, file: DataFile, half: Half, syntheti
         book.account(step, "gold entities", {"unchanged": half.gold - half.changed - corrected, "changed": half.changed,
                                              **with_reasons({"corrected by people": corrected})})
     book.account(step, f"entities in {file.path.name}", {
-        "predicted target labels" if synthetic else "gold": half.targets, "extension spans": half.extension.total()})
+        "predicted target labels" if synthetic else "gold": half.targets, "extension spans": half.extension.total()},
+        total=half.entities, file=file)
 
 
 # --- steps 7 and 8 -----------------------------------------------------------------------------------------------
@@ -234,6 +252,7 @@ def check_target(case: Case, size: int) -> None:
     for wanted, line, row in matched((row for _, row in source.rows()), places_of(row["id"] for _, row in source.rows()),
                                      file, source.path.name):
         if row is None:
+            counts["missing"] += 1
             file.problem("missing", f"id {short(wanted['id'])} of {source.path.name} is missing.")
             continue
         counts["with target entities" if row["entities"] else "without"] += 1
@@ -243,7 +262,8 @@ def check_target(case: Case, size: int) -> None:
         if unknown := [e["entity"] for e in row["entities"] if e["entity"] not in case.targets]:
             file.problem("label", f"id {short(row['id'])}: {short(unknown[0])} is not in labels.txt.", line)
     sentences = {name: counts[name] for name in ("with target entities", "without")}
-    case.book.account(f"s7 {size}", "synthetic sentences", sentences)
+    case.book.account(f"s7 {size}", "synthetic sentences", {**sentences, **with_reasons({"missing": counts["missing"]})},
+                      total=sum(1 for _ in source.rows()), file=file)
     weights = [case.paths.run / name for name in file.manifest.get("inputs", {}) if not name.endswith(".jsonl")]
     complete = all(made.get("complete") is not False for made in [source.manifest, *map(read_manifest, weights)])
     file.settle({"sentences": sum(sentences.values()), "entities": counts["entities"]}, complete,
@@ -267,8 +287,10 @@ def check_final(case: Case, size: int) -> Counter[str]:
     of = " and ".join(half.path.name for half in halves)
     for wanted, line, row in matched(expected(), places_of(row["id"] for row in expected()), file, of):
         known, digest = case.gold.get(wanted["id"], (0, b"")) if not wanted.get("synthetic") else (0, b"")
+        counts["expected"] += 1
         if row is None:
             counts["changed"] += known
+            counts["missing"] += 1
             file.problem("missing", f"id {short(wanted['id'])} of {of} is missing.")
             continue
         counts["synthetic" if row.get("synthetic") else "original"] += 1
@@ -291,7 +313,9 @@ def check_final(case: Case, size: int) -> Counter[str]:
 
 def _account_of_final(case: Case, size: int, counts: Mapping[str, int], targets: int, extension: int) -> None:
     step = f"s8 {size}"
-    case.book.account(step, "sentences", {name: counts[name] for name in ("synthetic", "original")})
+    case.book.account(step, "sentences", {**{name: counts[name] for name in ("synthetic", "original")},
+                                          **with_reasons({"missing": counts["missing"]})},
+                      total=counts["expected"], file=case.final(size))
     case.book.account(step, "gold entities", {**{name: counts[name] for name in ("unchanged", "changed")},
                                               **with_reasons({"corrected by people": counts["corrected by people"]})})
     case.book.account(step, "entities", {"target labels": targets, "extension spans": extension})

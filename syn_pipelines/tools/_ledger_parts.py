@@ -42,19 +42,21 @@ def _check_part(case: Case, size: int, name: str, source: DataFile, file: DataFi
     seed = file.settings.get("seed")
     subset = nested_subsets(list(case.places), [SIZES[size]],
                             seed=seed if isinstance(seed, int) else case.opts.seed)[SIZES[size]]
-    total = 0
+    total = outside = 0
 
     def belonging() -> Iterator[Record]:
-        nonlocal total
+        nonlocal total, outside
+        outside = 0
         rows = case.sentences() if source is case.train else (row for _, row in source.rows())
         for total, row in enumerate(rows, 1):  # noqa: B007 (it is the count)
             if (owners or {}).get(row["id"], row["id"]) in subset:
                 yield row
+            else:
+                outside += 1
 
     found, missing = _compare(case, belonging, source, file, is_gold=name == "train_{n}")
-    outside = total - found - missing
     case.book.account(f"s4 {size}", f"rows of {source.path.name}", {
-        "in the subset": found, **({"missing in it": missing} if missing else {}), "outside it": outside})
+        "in the subset": found, **({"missing in it": missing} if missing else {}), "outside it": outside}, total=total, file=file)
     file.settle({"rows": found}, source.manifest.get("complete") is not False, stale=file.path in case.stale)
 
 

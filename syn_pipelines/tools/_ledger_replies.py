@@ -10,9 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from syn_pipelines.tools._ledger_book import STATUSES, DataFile, Journal, differing_keys, matched, places_of
+from syn_pipelines.tools._ledger_book import DataFile, Journal, differing_keys, matched, places_of
 from syn_pipelines.tools._ledger_case import Case
-from syn_pipelines.utils.records import Record, short
+from syn_pipelines.utils.records import STATUSES, Record, short
 from syn_pipelines.utils.replies import parse_reply
 from syn_pipelines.utils.summary import with_reasons
 
@@ -46,6 +46,7 @@ class _Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     mended: Counter[str] = field(default_factory=Counter)
     items: Counter[str] = field(default_factory=Counter)  # by status of the reply
+    listed: int = 0  # items in the rows, whatever their status
     dropped: int = 0
     closed: int = 0
     unasked: int = 0
@@ -56,6 +57,7 @@ class _Tally:
         """Count one published row."""
         self.status[row["status"]] += 1
         self.items[row["status"]] += len(row["items"])
+        self.listed += len(row["items"])
         self.dropped += dropped
         self.closed += closed
         lost = row["status"] in ("rejected", "failed")
@@ -78,11 +80,12 @@ def check_annotations(case: Case, mode: str, synthetic: bool) -> None:
             case.not_there_yet(step, file)
         tally = _compare(case, file, journal, source, places, mode)
         account_of_replies(case, step, file, journal, places, by_source=synthetic)
-    _accounts_of_annotations(case, step, file, tally)
+    _accounts_of_annotations(case, step, file, tally, len(places))
     if not file.exists:
         return
     if late := tally.late + tally.unpublished:
         case.book.note(f"{step}: {late:,} stored replies are newer than {file.path}. Publish them with: {file.mend}")
+    case.items[mode, synthetic] = tally.items.total()
     not_asked = tally.unasked + tally.unpublished  # when the file was made
     counts = with_reasons({**tally.status, "closed": tally.closed, "not_asked": not_asked})
     file.settle({"sentences": len(places), **counts, "reasons": with_reasons(tally.reasons)}, not not_asked,
@@ -140,7 +143,7 @@ def check_subject(case: Case, file: DataFile, journal: Journal, identity: str, e
     about = entry.get("sentence")
     if about is not None and about != hashlib.sha256(text.encode()).hexdigest()[:16]:
         case.book.problem(journal.path, "subject", f"the reply about {short(identity)} is about another sentence than the "
-                          f"one that has this id.", line=journal.line(identity), mend=f"{file.mend} --overwrite")
+                          f"one that has this id.", line=journal.line(identity), mend=file.anew)
 
 
 def account_of_replies(case: Case, step: str, file: DataFile, journal: Journal, known: Mapping[str, int] | set[str], *,
@@ -159,9 +162,9 @@ def account_of_replies(case: Case, step: str, file: DataFile, journal: Journal, 
             parts["no longer asked about"] = parts.get("no longer asked about", 0) + 1
         else:
             parts["from nowhere"] = parts.get("from nowhere", 0) + 1
-            case.book.problem(journal.path, "nowhere", f"a reply about {short(identity)}, which nothing asks about.",
-                              line=journal.line(identity), mend=f"remove the line, then: {file.mend}")
-    case.book.account(step, "stored replies", parts)
+            case.book.problem(journal.path, "nowhere", f"a reply about {short(identity)}, which nothing asks about; remove "
+                              "this line first.", line=journal.line(identity), mend=file.mend)
+    case.book.account(step, "stored replies", parts, total=journal.lines, file=file)
     made = file.manifest.get("fingerprint")
     if file.exists and made is not None and made != journal.fingerprint:
         case.book.problem(journal.path, "fingerprint", f"the settings in line 1 are not those in the manifest of "
@@ -173,13 +176,13 @@ def source_of(identity: str) -> str:
     return identity.rpartition("#")[0] if re.search("#[0-9]+$", identity) else _SYNTHETIC.sub("", identity)
 
 
-def _accounts_of_annotations(case: Case, step: str, file: DataFile, tally: _Tally) -> None:
+def _accounts_of_annotations(case: Case, step: str, file: DataFile, tally: _Tally, sentences: int) -> None:
     late = {"answered, not published yet": tally.unpublished} if tally.unpublished else {}
     case.book.account(step, "sentences", {**{name: tally.status[name] for name in STATUSES}, **late,
-                                          "not asked yet": tally.unasked}, tally.reasons)
+                                          "not asked yet": tally.unasked}, tally.reasons, total=sentences, file=file)
     if tally.mended:
         case.book.account(step, "repaired replies", with_reasons(tally.mended))
     if file.exists:
         case.book.account(step, "things listed in the replies", {
             "items of ok replies": tally.items["ok"], "items of repaired replies": tally.items["repaired"],
-            "no items": tally.dropped})
+            "no items": tally.dropped}, total=tally.listed + tally.dropped, file=file)

@@ -9,7 +9,8 @@ to 20 steps unless --max_steps says otherwise. The killed run stays.
 Then every data file, label file, manifest and weight is compared byte for byte. Allowed to differ: run.log.jsonl (times, and
 a line for each start), locks, the folder of the data set in manifests and present.json, sentences_per_s in the logs of
 trainings, and the order of the replies in a journal. lost: replies that were in a journal at a kill and are gone or changed
-later. repeated_calls: requests to the model whose reply was in a journal at an earlier kill.
+later. repeated_calls: requests to the model whose reply was in a journal at an earlier kill, or should have been, because
+the model had given the next one too.
 
 reads   data/few_shot/<file_name>/; takes the flags of run_all, and a --config as it does
 writes  data/few_shot/<file_name>/<save_type_name>/, which must be empty
@@ -148,7 +149,7 @@ class Chaos:
         copy_data_set(self.real, self.reference)
         start = self.processes.run({**self.flags, "file_dir": self.reference.file_dir}, self.reference.run, counts=True)
         if start.code == 2:
-            raise UserError(re.split("^error: ", start.said, flags=re.MULTILINE)[-1])
+            raise UserError(complaint(start))
         if start.code:
             raise ServiceError(f"the undisturbed run ended with exit code {start.code}: {start.said[-1000:]}")
         self.report.undisturbed_s = start.seconds
@@ -166,6 +167,8 @@ class Chaos:
         while len(self.report.points) < self.opts.kills and misses < 2 * self.opts.kills + 50:
             start = self._start(targets.pop(0) if targets else next(others))
             if start.point is None and start.code:
+                if start.code == 2 and not self.report.points:
+                    raise UserError(complaint(start))
                 return self._failed(start)
             misses += start.point is None
         if len(self.report.points) < self.opts.kills:
@@ -209,6 +212,11 @@ class Chaos:
         self.report.lost, self.report.repeated_calls = len(self.replies.lost), len(again)
 
 
+def complaint(start: Start) -> str:
+    """What a process that ended with exit code 2 said last."""
+    return re.split("^error: ", start.said, flags=re.MULTILINE)[-1]
+
+
 def copy_data_set(real: RunPaths, reference: RunPaths) -> None:
     """The files of a data set without its runs."""
     reference.dataset.mkdir(parents=True)
@@ -231,8 +239,9 @@ def flags_of(given: Mapping[str, Any], opts: Options) -> dict[str, Any]:
     return flags
 
 
-def refuse_used(paths: RunPaths, opts: Options) -> None:
-    """UserError for a run folder that holds something which chaos has not made, or for flags that end the comparison."""
+def refuse_used(paths: RunPaths, opts: Options, flags: Mapping[str, Any]) -> None:
+    """UserError for a run folder that holds something which chaos has not made, or has made with other flags, or for flags
+    that end the comparison."""
     contrary = [f"--{name}" for name in CONTRARY if getattr(opts, name)]
     if contrary:
         raise UserError(f"{', '.join(contrary)}: chaos starts the same command again and again, which would do other work "
@@ -240,6 +249,25 @@ def refuse_used(paths: RunPaths, opts: Options) -> None:
     if paths.run.exists() and not (paths.run / MARK).is_file() and (not paths.run.is_dir() or any(paths.run.iterdir())):
         raise UserError(f"{paths.run}: is not empty, and chaos kills a run from its beginning to its end. Name a new run with "
                         "--save_type_name, or remove that folder.")
+    before, now = marked_flags(paths), told_flags(flags)
+    if other := [f"--{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
+                 for name in sorted({*before, *now}) if before.get(name) != now.get(name)] if before is not None else []:
+        raise UserError(f"{paths.run}: was begun with other flags: {'; '.join(other)}. Go on with those, name a new run with "
+                        "--save_type_name, or remove that folder.")
+
+
+def told_flags(flags: Mapping[str, Any]) -> dict[str, str]:
+    """The flags that shape a run, as texts; where it lies is no part of that."""
+    return {name: str(value) for name, value in flags.items() if name != "file_dir"}
+
+
+def marked_flags(paths: RunPaths) -> dict[str, Any] | None:
+    """The flags of the run that was begun here; None where nothing tells."""
+    try:
+        flags = json.loads((paths.run / MARK).read_bytes())["flags"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return flags if isinstance(flags, dict) else None
 
 
 def run(opts: Options, given: Mapping[str, Any]) -> Report:
@@ -251,35 +279,36 @@ def run(opts: Options, given: Mapping[str, Any]) -> Report:
     """
     real, began = RunPaths.of(opts), time.monotonic()
     flags = flags_of(given, opts)
-    refuse_used(real, opts)
+    refuse_used(real, opts, flags)
     workplace = Path(tempfile.mkdtemp(prefix="chaos-"))
     reference = RunPaths(workplace / "data", opts.file_name, opts.save_type_name)
     report = Report(opts.kills, str(real.run))
     chaos = Chaos(opts, flags, real, reference, Processes(workplace), report)
     try:
-        with _own(real):
+        with _own(real, flags):
             chaos.undisturbed()
             if chaos.kill():
                 chaos.compare()
                 (real.run / MARK).unlink()
             chaos.count()
     finally:
-        if report.ok or not report.files:
+        if not report.problems:
             shutil.rmtree(workplace, ignore_errors=True)
     report.seconds = time.monotonic() - began
-    report.reference = "" if report.ok or not report.files else str(reference.run)
+    report.reference = str(reference.run) if report.problems else ""
     return report
 
 
 @contextmanager
-def _own(paths: RunPaths) -> Iterator[None]:
+def _own(paths: RunPaths, flags: Mapping[str, Any]) -> Iterator[None]:
     """The run folder, marked as one that may be killed; one in which nothing came about goes again.
 
     Raises:
         UserError: another process has it.
     """
     with lock(paths.journals, "chaos"):
-        write_json(paths.run / MARK, {"note": "chaos is at this run, or was stopped; it may be started again here"})
+        write_json(paths.run / MARK, {"note": "chaos is at this run, or was stopped; it may be started again here",
+                                      "flags": told_flags(flags)})
         try:
             yield
         finally:

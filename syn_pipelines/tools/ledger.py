@@ -33,6 +33,7 @@ from syn_pipelines.tools._ledger_parts import check_parts
 from syn_pipelines.tools._ledger_record import Story, story_of
 from syn_pipelines.tools._ledger_replies import check_annotations
 from syn_pipelines.tools._ledger_review import account_of_decisions
+from syn_pipelines.tools._ledger_sources import report_changed_sources
 from syn_pipelines.utils.dry_run import show
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.options import TextOptions, load_options, option
@@ -44,7 +45,7 @@ from syn_pipelines.utils.summary import run_script
 class Options(TextOptions):
     """Options of the ledger. Where a manifest tells how a file was made, that counts, not the flag."""
 
-    id: str = option("", "show one sentence: its prompts, replies, items and where each landed")
+    id: str = option("", "show one sentence: its prompts, replies, items and where each landed", verbatim=True)
     json: bool = option(False, "print one JSON line instead of the table")
     label_prefix: str = option("", "what stands before extension labels, for files without a manifest")
     entity_label: str = option(str(KNOWLEDGE / "entity_label.json"), "label map of entity types")
@@ -83,11 +84,15 @@ def opened(opts: Options) -> Case:
 def run(opts: Options) -> Ledger:
     """Recount the whole run."""
     case = opened(opts)
+    if not case.paths.labels.is_file() and any(case.paths.label_file(kind).exists() for kind in ("fusion", "syn_fusion")):
+        case.book.problem(case.paths.labels, "gone", "is gone, so no label counts as a target label here. Put it back.")
     case.book.account("data", "sentences", {"with entities": len(case.asked), "without": len(case.places) - len(case.asked)})
-    case.book.account("data", "gold entities", {label: case.entities[label] for label in sorted(case.entities)})
-    for label in sorted(set(case.entities) - set(case.targets)) if case.targets else ():
-        case.train.problem("label", f"the label {label!r} is not in labels.txt.")
+    case.book.account("data", "gold entities", {label: case.entities[label] for label in sorted(case.entities)},
+                      total=sum(count for count, _ in case.gold.values()), file=case.train)
     check_manifests(case)
+    report_changed_sources(case)
+    for label in sorted(set(case.entities) - set(case.targets)) if case.targets else ():
+        case.train.problem("label", f"the label {label!r} is not in labels.txt.", case.first_lines[label])
     for mode in MODES:
         check_annotations(case, mode, synthetic=False)
     check_explanations(case)

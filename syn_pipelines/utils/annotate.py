@@ -10,9 +10,10 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,18 @@ def fingerprint(opts: LlmOptions, backend: Backend, prompt: Prompt, questions: S
     ``lineage`` stands for the questions where they come from a file that may still grow (then each record is checked
     by itself). ``shape``: what the step asks for besides the prompt file and the sentences.
     """
-    asked = hashlib.sha256()
-    for question in questions:
-        asked.update(f"{len(question.id)}:{question.id}{question.messages[-1]['content']}\0".encode())
     template = local_path(opts.chat_template, "--chat_template")
     template_print = {"chat_template": file_hash(template) or "no such file"} if opts.chat_template else {}
     return {"backend": backend.name, "model": backend.model, "prompt": prompt.name, "prompt_sha256": prompt.sha256,
-            **template_print, "seed": opts.seed, **sampling, **shape, "input": lineage or asked.hexdigest()}
+            **template_print, "seed": opts.seed, **sampling, **shape, "input": lineage or hash_of_questions(questions)}
+
+
+def hash_of_questions(questions: Iterable[Question]) -> str:
+    """Fingerprint of what is asked, and about which records."""
+    asked = hashlib.sha256()
+    for question in questions:
+        asked.update(f"{len(question.id)}:{question.id}{question.messages[-1]['content']}\0".encode())
+    return asked.hexdigest()
 
 
 def reply_seed(seed: int, identity: str, attempt: int) -> int:
@@ -100,15 +106,27 @@ def ask(opts: LlmOptions, backend: Backend, journal: Journal, questions: Sequenc
     requests = (_request(opts, count, question, journal, sampling) for question in pending)
     with Progress(summary.usage, total=len(pending), what=what) as progress, \
             closing(backend.generate(requests)) as replies:  # closed at once when stopped, not when collected
-        for reply in sure_failures(replies, works=_has_worked(journal)):
+        def store(reply: Reply) -> None:
             entry = _entry(by_id.pop(reply.id), reply)
             journal.append(entry)
             progress.add(reply, kept=not is_bad(entry))
-        for question in by_id.values():  # a backend that forgets a request must not lose the record
-            reply = Reply(question.id, "", "error", error="the backend gave no reply")
-            journal.append(_entry(question, reply))
-            progress.add(reply, kept=False)
+
+        try:
+            for reply in sure_failures(replies, works=_has_worked(journal)):
+                store(reply)
+        except KeyboardInterrupt as stop:  # mostly while a reply was being stored: others have come meanwhile
+            for reply in _answers_at_hand(replies, stop):
+                store(reply)
+            raise
+        for identity in list(by_id):  # a backend that forgets a request must not lose the record
+            store(Reply(identity, "", "error", error="the backend gave no reply"))
     journal.refuse_gone()
+
+
+def _answers_at_hand(replies: Iterator[Reply], stop: KeyboardInterrupt) -> Iterator[Reply]:
+    """What a backend that is told to stop has answered already. Nothing failed: that would be asked again."""
+    with suppress(KeyboardInterrupt):
+        yield from (reply for reply in chain([replies.throw(stop)], replies) if reply.finish_reason != "error")
 
 
 def sure_failures(replies: Iterable[Reply], *, works: bool) -> Iterator[Reply]:

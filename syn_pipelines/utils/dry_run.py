@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import Replies
+from syn_pipelines.utils.jsonl import naming
 from syn_pipelines.utils.llm import Backend, Reply, Request
+from syn_pipelines.utils.streams import silence
 from syn_pipelines.utils.summary import Summary, Usage, duration, log_rows
 from syn_pipelines.utils.visible import visible
 
@@ -321,6 +323,11 @@ def result_of(summary: Summary, cmd_args: object) -> Summary | Plan:
 
 
 def show(text: str) -> None:
-    """Print a result; what the terminal cannot write, or would obey, is escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(visible(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    """Print a result; what the terminal cannot write, or would obey, is escaped. OSError where it cannot be written, but not
+    for a pipe that nobody reads any more: whoever looked at it (``| head``) has seen enough."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        with naming(Path("standard output")):
+            print(visible(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        silence(sys.stdout)

@@ -9,13 +9,15 @@ other broken line stops the step, for then something else has written here.
 from __future__ import annotations
 
 import fcntl
+import glob
 import io
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +27,13 @@ from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, naming, open_own, open
 # Every reply is handed to the system at once, so no kill loses it. The disk is waited for at most this often: a power
 # cut may cost the replies of the last batch (they are asked again), and a fast backend is not slowed down tenfold.
 SYNC_EVERY_S = 0.1
-STORED = ("id", "text", "finish_reason", "error")  # what every line about a reply must hold
+STORED = ("id", "text", "finish_reason", "error")  # texts that every line about a reply must hold
+ENDINGS = {"stop", "length", "too_long", "error"}  # see ``syn_pipelines.utils.llm.Reply``
+_BROKEN = ("is broken; the replies in this file cannot be trusted blindly. Remove that line to ask its sentence again, or use "
+           "--overwrite to ask all again.")
+_BROKEN_HEAD = ("is not the line that says how these replies were made. Put it back from a copy of this file. Without one, move "
+                "this file away (steps 1 and 3 then take the replies from the file that they have published), or use --overwrite "
+                "to ask all again.")
 # Where a name in the fingerprint says too little.
 SAID = {"input": "input (the sentences asked about)"}
 SHAPES_INPUT = {"prompt_sha256", "labels", "label_names", "shots"}  # whole questions make the input: these change it, too
@@ -90,17 +98,15 @@ class Replies:
             if not line.endswith(b"\n") and len(line) < MAX_LINE:
                 break
             try:
-                entry = parsed(line.decode("utf-8"))
+                entry = parsed(line.decode("utf-8" if number > 1 else "utf-8-sig"))
                 if number == 1:
                     self.fingerprint = dict(entry["fingerprint"].items())
+                elif all(isinstance(entry[name], str) for name in STORED) and entry["finish_reason"] in ENDINGS:
+                    self._note(entry["id"], self._end)
                 else:
-                    identity, *texts = (entry[name] for name in STORED)
-                    if not all(isinstance(text, str) for text in texts):
-                        raise TypeError
-                    self._note(str(identity), self._end)
+                    raise TypeError
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f"{self.path}:{number}: is broken; the replies in this file cannot be trusted blindly. "
-                                "Remove that line to ask its sentence again, or use --overwrite to ask all again.") from None
+                raise UserError(f"{self.path}:{number}: {_BROKEN if number > 1 else _BROKEN_HEAD}") from None
             self._end += len(line)
 
     def _note(self, identity: str, offset: int) -> None:
@@ -150,6 +156,9 @@ class Journal(Replies):
             UserError: the journal was made with another fingerprint (names the differences) or is broken (names the line).
         """
         self._synced = 0.0
+        if overwrite:
+            for rescued in _rescued(path):
+                rescued.unlink()
         if overwrite or not is_begun(path):
             self.begin(path, fingerprint)
         super().__init__(path, path.open("r+b"))
@@ -160,9 +169,22 @@ class Journal(Replies):
                 self.begin(path, fingerprint)
                 super().__init__(path, path.open("r+b"))
             self._file.truncate(self._end)
+            self._take_in_rescued(fingerprint)
         except BaseException:
             self._file.close()
             raise
+
+    def _take_in_rescued(self, fingerprint: Mapping[str, Any]) -> None:
+        """Add what an earlier run stored in a file that was replaced meanwhile (see ``_put_back``), where it fits."""
+        for path in _rescued(self.path):
+            with closing(Replies.stored(path)) as rescued:
+                if differing(rescued.fingerprint, fingerprint):
+                    continue
+                for identity, attempts in rescued.attempts.items():
+                    if attempts > self.attempts.get(identity, 0):
+                        self.append(rescued.read(identity))
+            os.fdatasync(self._file.fileno())
+            path.unlink()
 
     @staticmethod
     def begin(path: Path, fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -202,7 +224,8 @@ class Journal(Replies):
 
     def _put_back(self, *, free: bool) -> str:
         """Write the replies to disk again; beside what has taken their place, unless that is free."""
-        path = self.path if free else self.path.with_name(f"{self.path.stem}.rescued.jsonl")
+        path = self.path if free else next(
+            name for n in count(1) if not (name := self.path.with_name(f"{self.path.stem}.rescued-{n}.jsonl")).exists())
         self._file.seek(0)
         try:
             with replacing(path) as file:
@@ -226,6 +249,11 @@ def _lines(fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]])
     yield to_line({"fingerprint": dict(fingerprint)})
     for entry in entries:
         yield to_line(dict(entry))
+
+
+def _rescued(path: Path) -> list[Path]:
+    """The files beside a journal that hold replies of one that was replaced while a step wrote it."""
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.rescued-*.jsonl"))
 
 
 def is_begun(path: Path) -> bool:

@@ -80,7 +80,10 @@ def read_whole(path: Path, missing: str = "", *, most: int = MAX_WHOLE) -> bytes
         if os.fstat(file.fileno()).st_size > most:
             raise UserError(f"{path}: has more than {most >> 20:,} MiB, which is too much for a file of this kind. Check that it "
                             "is the right one.")
-        return file.read()
+        try:
+            return file.read()
+        except OSError as err:  # of a bad disk; a read does not name its file
+            raise UserError(f"{path}: cannot be read ({err.strerror}). Check the disk it lies on.") from None
 
 
 def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import importlib
 import math
+import os
 import re
 import reprlib
 import shlex
@@ -44,15 +45,16 @@ SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 
 
 def option(default: Any, help: str, *, choices: Sequence[str] = (), check: Callable[[Any], str] | None = None,
-           alone: str = "", values: Sequence[str] = ()) -> Any:
+           alone: str = "", values: Sequence[str] = (), verbatim: bool = False) -> Any:
     """A dataclass field with its help text.
 
     check: returns what is wrong with a value, or "" when it is fine. alone: the value that the flag has when none is
     written behind it. values: names of the texts of a flag that takes exactly so many; the field is a tuple of them, or
-    ``()`` when not given.
+    ``()`` when not given. verbatim: any text will do, control characters too.
     """
     return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "check": check,
-                                                        "alone": alone, "values": tuple(values)})
+                                                        "alone": alone, "values": tuple(values),
+                                                        "verbatim": verbatim})
 
 
 def at_least(low: float) -> Callable[[float], str]:
@@ -270,7 +272,8 @@ def _convert(field: dataclasses.Field, hint: Any, value: Any) -> Any:
         if value is None:
             return None
         hint = next(t for t in hint.__args__ if t is not type(None))
-    value = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_text}[hint](value)
+    if not (field.metadata["verbatim"] and isinstance(value, str)):
+        value = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_text}[hint](value)
     if field.metadata["alone"] and value.lower() in SWITCH:  # a notebook's dry_run=True
         value = field.metadata["alone"] if SWITCH[value.lower()] else field.default
     choices = field.metadata["choices"]
@@ -315,6 +318,8 @@ def _to_text(value: Any) -> str:
     if not isinstance(value, (str, int, float, Path)):
         raise ValueError(f"{_shown(value)} is not a text")
     text = str(value)
+    if text.startswith("~/"):  # behind "=" the shell leaves it as it is
+        text = os.path.expanduser(text)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a flag of undecodable bytes

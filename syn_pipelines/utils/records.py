@@ -17,6 +17,7 @@ from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.tags import Span, spans_of_tags
 
 Record = dict[str, Any]
+STATUSES = ("ok", "repaired", "rejected", "failed")  # of an annotation
 log = logging.getLogger(__name__)
 _REPR = reprlib.Repr()  # a value nested deeply, or of a million parts, is not spelled out
 _REPR.maxlist = _REPR.maxdict = 20

@@ -5,7 +5,10 @@ and what they hold becomes items whatever the shape (`_reply_items`). Which of s
 
 1. Values with nothing but blanks, commas, list marks or code fences between them belong together (JSON lines, one
    fenced block after the other); so do single objects that are items, with any text between.
-2. Of several groups the last one with items counts: models show an example or a draft first and the answer last.
+2. Arrays under headings of their own (``Persons:``, ``Cities:``) belong together when they share no surface.
+3. Of several other groups the last one with items counts: models show an example or a draft first and the answer last.
+   But a lone object in prose does not stand for the answer, nor what a model that runs on makes of the next sentence.
+   Items passed over so are counted as dropped.
 
 Examples:
     '```json\n[{"name": "Ann", "label": "PERSON"},]\n```'   ->  [{"entity": "Ann", "type": "PERSON"}], repaired
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 
 from syn_pipelines.utils._inline_reply import read_inline
 from syn_pipelines.utils._loose_json import Num, Obj, TopValue, decode_strict, read_values, unescape
-from syn_pipelines.utils._reply_items import CANONICAL, Found, Mode, is_closed, is_pair
+from syn_pipelines.utils._reply_items import CANONICAL, Found, Mode, is_closed, is_item, is_pair
 
 __all__ = ["Mode", "ParsedReply", "parse_reply"]
 
@@ -29,6 +32,13 @@ _THINK = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _GAP = re.compile(r"(?:[\s\ufeff\u200b,，;；、。.\]}】］｝*•-]|```\w{0,12}(?!\w)|\d{1,4}[.):、])*")
 _MAX_GAP = 80  # code points; a longer gap between two values is text
 _OPENING = re.compile(r"[\[{]")
+_SENTENCE = re.compile(r"^[ \t#*>]{0,8}(?:sentence|input|句子|输入|文|入力|문장|입력)\**[ \t]?[:：]", re.IGNORECASE | re.MULTILINE)
+_LONGEST_HEADING = 60  # code points
+_ANSWER = re.compile(r"(?:final)?(?:answer|output|results?)|答案|输出|结果|回答|出力|結果|답|답변|출력|결과")
+_EXAMPLE = re.compile(r"example|instance|format|例|格式|形式|예시|형식")
+_DRAFT = re.compile(r"draft|attempt|version|final|correct|revis|updat|improv|草|初步|最终|最後|最終|修正|修改|更正|改正|초안|최종|수정")
+
+_Read = tuple[Found, list[TopValue]]  # values that belong together, and what was read from them
 
 
 @dataclass(frozen=True)
@@ -183,14 +193,57 @@ def _answer(text: str, values: list[TopValue], mode: Mode) -> tuple[Found | None
     """The group of values that is the answer (see the module's rules) with its items; None when there is none."""
     groups = _groups(text, values)
     read = [(_collect(group, mode), group) for group in groups]
-    full = [(found, group) for found, group in read if found.items]
-    if len(full) > 1 and all(isinstance(value.value, Obj) for _, group in full for value in group):
-        joined = [value for _, group in full for value in group]
-        return _collect(joined, mode), joined
+    headings = [_heading(text[before:group[0].start])
+                for before, group in zip([0, *(group[-1].end for group in groups)], groups)]
+    end = _run_on(text, groups)
+    found, used = _chosen(read[:end], headings, mode)
+    if found is None:
+        found, used = _chosen(read, headings, mode)
+    if found is not None and found.items:
+        kept = set(found.items)
+        passed = sum(item not in kept for other, _ in read for item in other.items)
+        found.dropped += passed
+        found.note("stray_members" if passed else "")
+    return found, used
+
+
+def _chosen(read: list[_Read], headings: list[str], mode: Mode) -> tuple[Found | None, list[TopValue]]:
+    full = [(found, group, heading) for (found, group), heading in zip(read, headings) if found.items]
+    values = [value for _, group, _ in full for value in group]
+    if len(full) > 1 and (all(isinstance(value.value, Obj) for value in values) or _are_parts(full)):
+        return _collect(values, mode), values
+    answers = [(found, group) for found, group, heading in full
+               if len(group) > 1 or not is_item(group[0].value, mode) or _ANSWER.fullmatch(heading) or _DRAFT.search(heading)]
     if full:
-        return full[-1]
+        return answers[-1] if answers else full[-1][:2]
     empty = [(found, group) for found, group in read if not found.dropped and all(_says_nothing(v) for v in group)]
     return empty[-1] if empty else (None, [])
+
+
+def _heading(before: str) -> str:
+    """The letters of the heading that a text ends with, such as ``Cities:`` or ``## Cities``; "" when there is none."""
+    lines = [line.strip() for line in re.sub(r"```\w*", "", before[-4 * _LONGEST_HEADING:]).split("\n") if line.strip()]
+    if not lines or len(lines[-1]) > _LONGEST_HEADING:
+        return ""
+    is_one = lines[-1].startswith(("#", "**")) or lines[-1].rstrip("* ").endswith((":", "："))
+    return re.sub(r"\W", "", lines[-1]).casefold() if is_one else ""
+
+
+def _are_parts(full: list[tuple[Found, list[TopValue], str]]) -> bool:
+    """Whether each group has a heading of its own, none of a draft or an example, and no surface is in two groups."""
+    headings = [heading for _, _, heading in full]
+    surfaces = [surface for found, _, _ in full for surface in {surface for surface, _ in found.items}]
+    return (all(headings) and len({*headings}) == len(headings) and len({*surfaces}) == len(surfaces)
+            and not any(_ANSWER.fullmatch(heading) or _EXAMPLE.search(heading) or _DRAFT.search(heading) for heading in headings))
+
+
+def _run_on(text: str, groups: list[list[TopValue]]) -> int:
+    """How many groups there are before a model that answered at once goes on with a sentence of its own."""
+    opening = text[:groups[0][0].start] if groups else ""
+    if len(opening) > _LONGEST_HEADING or _SENTENCE.search(opening) or _EXAMPLE.search(opening.casefold()):
+        return len(groups)  # this is the prompt, said again
+    return next((n for n in range(1, len(groups)) if _SENTENCE.search(text, groups[n - 1][-1].end, groups[n][0].start)),
+                len(groups))
 
 
 def _says_nothing(value: TopValue) -> bool:

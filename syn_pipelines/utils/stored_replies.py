@@ -6,7 +6,8 @@ They are in a journal; where that is gone, the raw replies in the published rows
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from syn_pipelines.utils.manifest import read_manifest
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.questions import Question
 from syn_pipelines.utils.records import Record
+
+log = logging.getLogger(__name__)
 
 ADVICE = ("Use the settings of then, or another --save_type_name to keep both, or --overwrite to throw those replies "
           "away and ask all again.")
@@ -55,6 +58,7 @@ def opened_journal(paths: RunPaths, output: Path, prints: Mapping[str, Any], que
         journal = Journal(path, prints, advice=ADVICE, overwrite=overwrite)
         try:
             _refuse_changed_questions(journal, questions)
+            _warn_of_strangers(journal, questions)
             yield journal
         finally:
             journal.close()
@@ -92,6 +96,7 @@ def replies_to_reparse(paths: RunPaths, output: Path, questions: Sequence[Questi
             Journal.begin(path, *found)
         with closing(Replies.stored(path)) as replies:
             _refuse_other_sentences(replies, questions)
+            _warn_of_strangers(replies, questions)
             yield replies
 
 
@@ -125,6 +130,13 @@ def _refuse_changed_questions(replies: Replies, questions: Sequence[Question]) -
             stored = replies.read(question.id).get("asked")
             if stored and (text := differing({f"sentence {question.id}": stored}, wanted)):
                 raise replies.refusal(text, ADVICE)
+
+
+def _warn_of_strangers(replies: Replies, questions: Iterable[Question]) -> None:
+    strangers = sorted(set(replies).difference(question.id for question in questions))
+    if strangers:
+        log.warning("%s: %s replies are about ids that nothing asks about, such as %r; they are left alone.", replies.path,
+                    f"{len(strangers):,}", strangers[0])
 
 
 def _refuse_other_sentences(replies: Replies, questions: Sequence[Question]) -> None:

@@ -21,7 +21,8 @@ from syn_pipelines.utils.interrupts import Stop, exit_code, farewell, stoppable
 from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, open_own, open_regular, parsed
 from syn_pipelines.utils.options import script_name
 from syn_pipelines.utils.paths import RunPaths
-from syn_pipelines.utils.visible import visible
+from syn_pipelines.utils.streams import lasting_streams, tell
+from syn_pipelines.utils.visible import visible, without_credentials
 
 if TYPE_CHECKING:
     from syn_pipelines.utils.dry_run import Plan
@@ -216,8 +217,8 @@ def _warn_of_flags(settings: Mapping[str, Any], summary: Summary, err: BaseExcep
 
 
 def _mendable(err: OSError) -> UserError:
-    return UserError(f"{err.filename or 'file'}: {_reason(err)}. Nothing already finished is lost; mend this and run the same "
-                     "command again.")
+    where = f"{err.filename}: " if err.filename else ""
+    return UserError(f"{where}{_reason(err)}. Nothing already finished is lost; mend this and run the same command again.")
 
 
 def _reason(err: OSError) -> str:
@@ -225,7 +226,7 @@ def _reason(err: OSError) -> str:
     more = {FileExistsError: " (there is a file where a folder is needed)",
             NotADirectoryError: " (a part of this path is a file, not a folder)",
             FileNotFoundError: " (was it, or its folder, removed while this ran?)"}
-    return (err.strerror or str(err)) + more.get(type(err), "")
+    return (err.strerror or str(err) or type(err).__name__) + more.get(type(err), "")
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
@@ -331,12 +332,13 @@ def duration(seconds: float) -> str:
 
 
 class _Visible(logging.Formatter):
-    """Lines that cannot steer the terminal, whatever a file name or a label in them holds."""
+    """Lines that cannot steer the terminal or tell a password, whatever a file name, a label or an address in them holds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
+        return visible(without_credentials(super().format(record)))
 
 
+@lasting_streams()
 def run_script(main: Callable[[], Any]) -> None:
     """Run a script's ``main`` as a command: messages to standard error, exit 2 for what the user can mend.
 
@@ -357,12 +359,13 @@ def run_script(main: Callable[[], Any]) -> None:
         stop.number = stop.number or signal.SIGINT
     except Exception as err:  # an import that is interrupted may fail in any way
         if type(err).__name__ in ("OutOfMemoryError", "MemoryError"):  # torch's own is not imported for its name
-            code = _told(UserError(f"the memory does not suffice ({' '.join(str(err).split())[:200]}). Take smaller batches "
-                                   "(--batch_size, --train_batch_size) or a larger machine; what is finished is kept."))
+            said = " ".join(str(err).split())[:200] or type(err).__name__
+            code = _told(UserError(f"the memory does not suffice ({said}). Take smaller batches (--batch_size, "
+                                   "--train_batch_size) or a larger machine; what is finished is kept."))
         elif not stop.number:
             raise
     if stop.number:
-        print(farewell(stop.number), file=sys.stderr)
+        tell(farewell(stop.number))
         code = exit_code(stop.number)
     if code:
         sys.exit(code)
@@ -371,7 +374,7 @@ def run_script(main: Callable[[], Any]) -> None:
 def _told(err: Exception) -> int:
     """Print the one line about an error; its exit code."""
     stopped = isinstance(err, ServiceError)
-    print("stopped:" if stopped else "error:", _mendable(err) if isinstance(err, OSError) else err, file=sys.stderr)
+    tell("stopped:" if stopped else "error:", _mendable(err) if isinstance(err, OSError) else err)
     return 1 if stopped else 2
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -132,13 +133,18 @@ def fuzz_one(target: str, libfuzzer: list[str]) -> None:
 
 
 def run_target(target: str, opts: argparse.Namespace, seconds: float, folder: Path) -> dict[str, Any]:
-    """Fuzz in a process of its own; executions, coverage (edges), inputs kept, and the files of inputs that broke it."""
-    opts.save.mkdir(parents=True, exist_ok=True)
+    """Fuzz in a process of its own, in an empty folder; executions, coverage (edges), inputs kept, and the files of inputs that broke it."""
+    corpus, work = folder / "corpus", folder / "work"
+    corpus.mkdir()
+    work.mkdir()
+    for number, seed in enumerate(seeds()):
+        (corpus / f"{number:04d}").write_bytes(seed)
     before = set(opts.save.iterdir())
     flags = [f"-max_len={MAX_BYTES}", f"-timeout={ONE_INPUT_S}", "-print_final_stats=1", f"-artifact_prefix={opts.save}/{target}-",
-             f"-seed={opts.seed}", f"-max_total_time={max(1, round(seconds))}", f"-runs={opts.runs}", str(folder)]
+             f"-seed={opts.seed}", f"-max_total_time={max(1, round(seconds))}", f"-runs={opts.runs}", str(corpus)]
     started = time.monotonic()
-    done = subprocess.run([sys.executable, __file__, "--child", target, *flags], capture_output=True, text=True, errors="replace")
+    done = subprocess.run([sys.executable, __file__, "--child", target, *flags], capture_output=True, text=True, errors="replace",
+                          env={**os.environ, "TMPDIR": str(work)})  # two runs at once share no file
     said = done.stdout + done.stderr
     numbers = {name: [int(number.replace(",", "")) for number in re.findall(pattern, said)] for name, pattern in (
         ("executions", r"stat::number_of_executed_units:\s*(\d+)"), ("coverage", r"\bcov: (\d+)"), ("corpus", r"\bcorp: (\d+)"))}
@@ -156,7 +162,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=-1, help="at most so many executions of each target; -1: as many as fit")
     parser.add_argument("--targets", default=",".join(TARGETS), help="names, with commas between (default: all)")
     parser.add_argument("--seed", type=int, default=1, help="of the mutations; 0: another each time")
-    parser.add_argument("--save", type=Path, default=Path(tempfile.gettempdir()) / "fuzz_replies", help="folder for inputs that broke something")
+    parser.add_argument("--save", type=Path, help="folder for inputs that broke something (default: a new one)")
     parser.add_argument("--json", action="store_true", help="print one object instead of lines")
     opts = parser.parse_args(argv)
     unknown = [name for name in opts.targets.split(",") if name not in TARGETS]
@@ -173,10 +179,10 @@ def main(argv: list[str] | None = None) -> int:
     sys.path[:0] = [str(TESTS), str(TESTS.parent)]
     names = opts.targets.split(",")
     results = {}
+    opts.save = opts.save or Path(tempfile.mkdtemp(prefix="fuzz_replies-"))
+    opts.save.mkdir(parents=True, exist_ok=True)
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            for number, seed in enumerate(seeds()):
-                (Path(folder) / f"{number:04d}").write_bytes(seed)
             results[name] = found = run_target(name, opts, opts.seconds / len(names), Path(folder))
         if not opts.json:
             print(f"{name}: {found['executions']:,} executions in {found['seconds']} s, {found['coverage']:,} edges covered, "

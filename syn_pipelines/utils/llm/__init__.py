@@ -98,7 +98,10 @@ class Backend(Protocol):
         """Length of ``text`` in tokens of this model, without special tokens."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        """Answer every request exactly once, in any order; one that cannot be answered comes back as an error."""
+        """Answer every request exactly once, in any order; one that cannot be answered comes back as an error.
+
+        A generator; where KeyboardInterrupt is thrown into it, it may give what is answered already before it raises that.
+        """
 
 
 def choose_backend(opts: LlmOptions) -> Backend:

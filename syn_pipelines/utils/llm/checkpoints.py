@@ -154,11 +154,12 @@ def brings_code(folder: Path) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' notices and progress bars off the output; only its errors are let through."""
+    """Keep notices and progress bars of transformers and of the hub's client off the output; only errors are let through."""
     from transformers.utils import logging as hf_logging
 
     # Of its handlers, not of its loggers: that would take half a millisecond, and this is entered for every pass.
-    levels = [(handler, handler.level) for handler in hf_logging.get_logger().handlers]
+    loggers = (hf_logging.get_logger(), logging.getLogger("huggingface_hub"))
+    levels = [(handler, handler.level) for logger in loggers for handler in logger.handlers]
     for handler, level in levels:
         handler.setLevel(max(level, logging.ERROR))
     hf_logging.disable_progress_bar()
@@ -169,6 +170,15 @@ def quiet() -> Iterator[None]:
     finally:
         for handler, level in levels:
             handler.setLevel(level)
+
+
+def longest_input(tokenizer: Any) -> int:
+    """``model_max_length`` of a tokenizer: tokens. UserError where its file says something that is no number."""
+    value = tokenizer.model_max_length
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
+        raise UserError(f"{tokenizer.name_or_path}: tokenizer_config.json: model_max_length is {value!r:.60}, not a number of tokens. "
+                        "Correct it, or copy the file from the model's source.")
+    return int(min(value, 1 << 62))
 
 
 def first_line(exc: BaseException) -> str:

@@ -18,8 +18,10 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
+from functools import cache
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,7 +37,7 @@ from syn_pipelines.utils.llm.openai_constraints import (
     probe_constraint,
 )
 from syn_pipelines.utils.llm.openai_errors import is_too_long, room_left
-from syn_pipelines.utils.llm.openai_session import Session, Settings
+from syn_pipelines.utils.llm.openai_session import LOOK_S, Session, Settings, finished
 from syn_pipelines.utils.llm.openai_wire import Habits, Outcome
 
 log = logging.getLogger(__name__)
@@ -108,13 +110,15 @@ class OpenAIBackend:
             UserError: nobody answers there; the key is refused; there is no such model.
         """
         with Session(self._settings, self._habits) as session:
-            session.start(self._check(session)).result()
+            finished(session.start(self._check(session)))
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answer every request exactly once, as the answers come. At most twice ``concurrency`` requests are read ahead.
 
         A request that used up its tries is reported as failed only when the server has answered another one since, or
         at the end: a server that is down fails no request.
+
+        A KeyboardInterrupt that is thrown in is raised after the answers that have arrived by then.
 
         Raises:
             UserError: the server refuses the key or has no such model.
@@ -125,33 +129,35 @@ class OpenAIBackend:
         if first is None:
             return
         done: queue.SimpleQueue[Future[tuple[Reply, bool]]] = queue.SimpleQueue()
-        unsure, under_way = [], 0
         with Session(self._settings, self._habits) as session:
-            pending = [first]
-            while True:
-                pending += islice(source, 2 * self._settings.concurrency - under_way - len(pending))
-                for request in pending:
-                    session.start(self._answer(session, request)).add_done_callback(done.put)
-                under_way += len(pending)
-                pending = []
-                if not under_way:
-                    break
-                try:
-                    future, under_way = done.get(), under_way - 1
-                except KeyboardInterrupt:  # what has been answered by now is paid for; the rest is not waited for
-                    yield from _last_answers(session, done, wait_s=0.0)
-                    raise
-                if future.exception():
-                    yield from _last_answers(session, done)
-                    raise future.exception()
-                reply, sure = future.result()
-                if not sure:
-                    unsure.append(reply)
-                    continue
-                yield reply
-                if reply.finish_reason in ("stop", "length"):
-                    yield from unsure
-                    unsure.clear()
+            try:
+                yield from self._replies(session, chain([first], source), done)
+            except KeyboardInterrupt:  # what has been answered by now is paid for; the rest is not waited for
+                yield from _last_answers(session, done, wait_s=0.0)
+                raise
+            except Exception:
+                yield from _last_answers(session, done)
+                raise
+
+    def _replies(self, session: Session, requests: Iterator[Request], done: queue.SimpleQueue[Future[tuple[Reply, bool]]]
+                 ) -> Iterator[Reply]:
+        """See ``generate``. done: gets what is answered."""
+        unsure, under_way = [], 0
+        while True:
+            pending = list(islice(requests, 2 * self._settings.concurrency - under_way))
+            for request in pending:
+                session.start(self._answer(session, request)).add_done_callback(done.put)
+            under_way += len(pending)
+            if not under_way:
+                break
+            (reply, sure), under_way = _next(done).result(), under_way - 1
+            if not sure:
+                unsure.append(reply)
+                continue
+            yield reply
+            if reply.finish_reason in ("stop", "length"):
+                yield from unsure
+                unsure.clear()
         yield from unsure
 
     async def _answer(self, session: Session, request: Request) -> tuple[Reply, bool]:
@@ -249,6 +255,15 @@ class OpenAIBackend:
             self._stop_if_hopeless(session, outcome)
             if self.model in outcome.message and self.model not in self._models:
                 self._stop_if_hopeless(session, replace(outcome, status=404))
+        if outcome.kind == "answer" and self._models and self.model not in self._models:
+            _warn_of_name(url, self.model, self._models_shown())
+
+
+@cache
+def _warn_of_name(url: str, model: str, models: str) -> None:
+    """Once a process: a server started again with another model may go on answering to the old name."""
+    log.warning("%s does not list the model %r and answers to that name all the same.%s The replies are stored as those of %r.",
+                url, model, models, model)
 
 
 async def _tried(session: Session, fields: Mapping[str, Any], said: Mapping[str, Any]) -> Outcome:
@@ -264,6 +279,13 @@ async def _tried(session: Session, fields: Mapping[str, Any], said: Mapping[str,
         if outcome.kind not in _FAILED:
             break
     return outcome
+
+
+def _next(done: queue.SimpleQueue[Future[tuple[Reply, bool]]]) -> Future[tuple[Reply, bool]]:
+    """The next one that is done; see ``LOOK_S``."""
+    while True:
+        with suppress(queue.Empty):
+            return done.get(timeout=LOOK_S)
 
 
 def _last_answers(session: Session, done: queue.SimpleQueue[Future[tuple[Reply, bool]]], wait_s: float = _LAST_ANSWERS_S

@@ -114,7 +114,7 @@ def _date(value: str) -> datetime | None:
     """An HTTP date; None for anything else."""
     try:
         when = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for a year or a zone beyond all bounds
         return None
     return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
 

@@ -7,6 +7,7 @@ well. What is retried and for how long is decided here; the client's own retries
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import ipaddress
 import logging
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +34,8 @@ _LIMITED_TRIES = 12
 _EMPTY_TRIES = 3
 # Time for the list of models. Longer than the time to connect, so that an address behind a wall is told from a busy server.
 _CHECK_S = 15.0
+# Waiting is done in turns of this many seconds: Python sees a signal that comes just before a wait only when that ends.
+LOOK_S = 0.5
 # Statuses besides 5xx that a second try can mend.
 _PASSING = {408, 409, 425}
 
@@ -53,11 +57,24 @@ class Settings:
         if not self.key:
             return text
         # What is as short as a word is one in most places ("none", "EMPTY").
-        return text.replace(self.key, "***") if len(self.key) > 7 else re.sub(rf"\b{re.escape(self.key)}\b", "***", text)
+        return (_spellings(self.key) if len(self.key) > 7 else re.compile(rf"\b{re.escape(self.key)}\b")).sub("***", text)
 
     def without_key(self, reply: str) -> str:
         """A reply, which is stored, without the key. Keys of servers that ask for none are words and may stay in it."""
-        return reply.replace(self.key, "***") if len(self.key) > 15 else reply
+        return _spellings(self.key).sub("***", reply) if len(self.key) > 15 else reply
+
+
+@lru_cache(maxsize=4)
+def _spellings(key: str) -> re.Pattern[str]:
+    """The key in small and capital letters, any of its characters also as JSON writes it with an escape."""
+    return re.compile("".join(rf"(?:{re.escape(char)}|\\u{ord(char):04x})" for char in key), re.IGNORECASE)
+
+
+def finished(future: Future[Any]) -> Any:
+    """The result of a future; see ``LOOK_S``."""
+    while not concurrent.futures.wait([future], LOOK_S).done:
+        pass
+    return future.result()
 
 
 class Session:
@@ -92,7 +109,7 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.start(self._end()).result()
+            finished(self.start(self._end()))
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()

@@ -15,8 +15,11 @@ log = logging.getLogger(__name__)
 # Fields that not every server knows. Replies are usable without them, so a server that refuses one is not sent it again.
 EXTRAS = {"chat_template_kwargs", "repetition_penalty"}
 _OPTIONAL = {"temperature", "top_p", "seed"} | EXTRAS
-# What servers call the end of a reply that its limit, or the context's end, cut off.
-_CUT = {"length", "max_tokens", "model_length"}
+# What servers call the end that a model came to by itself. Any other, such as a limit or a filter, has cut the reply off.
+_WHOLE = {"", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "tool_calls", "function_call"}
+# Ends that are the server's own trouble, which may pass.
+_TROUBLE = {"error", "abort", "network_error", "insufficient_system_resource"}
+_MOST_TOKENS = 10**9  # of one reply; a number beyond it counts nothing
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def read_answer(content: bytes, hide: Callable[[str], str] = str) -> Outcome:
     try:
         completion = json.loads(content.decode("utf-8-sig"))
         choice = completion["choices"][0]
-        text, finish = _text_of(choice["message"]), choice.get("finish_reason")
+        text, finish = _text_of(choice["message"]), str(choice.get("finish_reason") or "").lower()
     except UnicodeDecodeError:
         return Outcome("broken", message="broken answer: not UTF-8")
     except RecursionError:
@@ -88,15 +91,15 @@ def read_answer(content: bytes, hide: Callable[[str], str] = str) -> Outcome:
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         shown = hide(error_fields(hide(content.decode("utf-8", "replace")))[0])
         return Outcome("broken", message=f"broken answer: {shown[:120] or 'nothing'}")
-    if finish in ("error", "abort"):
+    if finish in _TROUBLE:
         return Outcome("broken", message=f"broken answer: ended with {finish!r}")
     usage = completion.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    counts = [value if type(value) is int and value >= 0 else 0
+    counts = [value if type(value) is int and 0 <= value < _MOST_TOKENS else 0
               for value in (usage.get("prompt_tokens"), usage.get("completion_tokens"))]
     if finish == "content_filter" and not text:
         return Outcome("refused", message="content_filter: the server's filter took the answer away")
-    cut = isinstance(finish, str) and finish.lower() in _CUT
+    cut = finish not in _WHOLE
     if not text.strip() and not cut:
         return Outcome("empty", message="empty answer: the server sent no text")
     return Outcome("answer", text, "length" if cut else "stop", *counts)

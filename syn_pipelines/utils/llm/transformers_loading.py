@@ -22,6 +22,7 @@ from syn_pipelines.utils.llm.checkpoints import (
     code_map,
     find_checkpoint,
     first_line,
+    longest_input,
     needs_code,
     quiet,
     read_chat_template,
@@ -107,6 +108,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False, chat_template
             tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
         except Exception as exc:
             raise UserError(_explain(exc, model, "tokenizer", folder, trust_remote_code)) from exc
+    longest_input(tokenizer)  # refuses what would only be found out while tokens are counted
     # Nobody here asks a tokenizer for masks; making them runs the padding code, which in tokenizers written before 4.45
     # (GLM4's first ones) does not know the arguments of today.
     tokenizer.model_input_names = ["input_ids"]
@@ -160,7 +162,11 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
     ids: set[int] = set()
     for source in (model.generation_config, model.config, tokenizer):
         value = getattr(source, "eos_token_id", None)
-        ids.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
+        values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        if not all(type(number) is int for number in values):
+            raise UserError(f"{tokenizer.name_or_path}: eos_token_id is {value!r:.60} in its configuration, not a number of a token or a "
+                            "list of them. Correct it, or copy the file from the model's source.")
+        ids.update(values)
     return sorted(ids | _template_ends(tokenizer))
 
 
@@ -171,7 +177,7 @@ def context_length(config: Any, tokenizer: Any) -> int:
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value
-    return min(int(tokenizer.model_max_length), _NO_CONTEXT_LIMIT)
+    return min(longest_input(tokenizer), _NO_CONTEXT_LIMIT)
 
 
 def _from_pretrained(folder: Path, options: dict[str, Any]) -> tuple[Any, dict]:
