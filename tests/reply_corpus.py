@@ -157,7 +157,7 @@ BESIDE = {
     "the sentence beside an empty list": mended('{"original_sentence": "张三来了。", "entities": []}', [], "wrapper"),
     "the sentence as a text of a type beside an empty list": mended('{"text": "张三来了。", "type": "ner", "entities": []}', [], "wrapper"),
     "the sentence beside a dict of lists": mended('{"original_text": "张三来了。", "人名": ["张三"]}', ONE, "dict_of_lists"),
-    **{f"{key} within an item": mended('[{"entity": "北京大学", "type": "机构", "%s": [{"entity": "北京", "type": "地名"}]}]' % key,
+    **{f"{key} within an item": mended(f'[{{"entity": "北京大学", "type": "机构", "{key}": [{{"entity": "北京", "type": "地名"}}]}}]',
                                        [ZH[1], ("北京", "地名")], "nested_objects")
        for key in ("sub_entities", "nested", "children", "contains", "inner", "嵌套", "entities", "items")},
     "an item within an item": mended('[{"name": "北京大学", "label": "机构", "part": {"name": "北京", "label": "地名"}}]', [ZH[1], ("北京", "地名")],
@@ -285,6 +285,7 @@ INLINE_REPLIES = {
     "inline with slashes in words": ok("1/2/NUM http://a.b/X", [("1/2", "NUM"), ("http://a.b", "X")], "inline"),
     "inline with tags missing": mended("我/PRON 爱/ 吃/VERB 苹果", [POS[0], POS[2]], "stray_members", 2, "inline"),
     "inline cut": mended("我/PRON 爱/VERB 吃/VE", POS[:2], "unterminated", task="inline", cut=True),
+    "inline cut, with a wide slash in a word": refused("a／b c/", "unterminated", task="inline", cut=True),
     "inline cut in the first word": refused("我/PR", "unterminated", task="inline", cut=True),
     "inline, but json came": mended(POS_JSON, POS, "json", task="inline"),
     "inline, half a pair": mended("我/PRON \ud83d/SYM", POS[:1], "lone_surrogate", 1, "inline"),

@@ -64,9 +64,9 @@ def read_inline(text: str, *, cut: bool) -> InlineFound:
     """
     found = InlineFound(notes=["unterminated"] if cut else [])
     text = _without_marks(_without_thoughts(text, found), found)
+    slash = "/" if "/" in text else "／"
     if cut:
         text = text[:next((at for at in range(len(text), 0, -1) if text[at - 1].isspace()), 0)]
-    slash = "/" if "/" in text else "／"
     if slash == "／" and slash in text:
         found.note("full_width_slash")
     tagged = _tagged_lines([line.strip() for line in text.split("\n") if line.strip()], slash, found)

@@ -52,8 +52,8 @@ class ParsedReply:
             something was mended or left out; "rejected": nothing usable, ``items`` is empty.
         reason: "" for ok; for repaired what was mended, the gravest first ("unterminated" before all others, then from
             the outside in); for rejected why (empty_reply, no_json, no_items, unclosed_think, unterminated).
-        dropped: members left out because they are no items (null, no surface, no type, half a surrogate pair). The
-            item that an unterminated reply broke off in is not counted here.
+        dropped: members left out because they are no items (null, no surface, no type, half a surrogate pair), and items
+            of arrays and objects that are not the answer. The item that an unterminated reply broke off in is not counted.
     """
 
     items: list[dict[str, str]]
