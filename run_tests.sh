@@ -28,7 +28,7 @@ run_in() {
   shift
   case $name in
     newest)
-      make_environment .venv 3.12 requirements.txt ".[test]"
+      make_environment .venv 3.12 requirements.txt ".[test-all]"
       .venv/bin/ruff check .
       .venv/bin/python -m pytest "${PARALLEL[@]}" "$@"
       ;;

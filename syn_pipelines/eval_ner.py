@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from syn_pipelines.ner.predictions import read_predictions, refuse_foreign, save_predictions, spans_of
 from syn_pipelines.train_ner import STEP as TRAIN_STEP
 from syn_pipelines.train_ner import is_size
+from syn_pipelines.utils.display import folded, summary_html, table
 from syn_pipelines.utils.dry_run import show
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.labels import read_target_labels
@@ -85,6 +86,15 @@ class Evaluation(Summary):
         return json.dumps({**self.scores, "split": self.split, "model": self.model, "warnings": self.warnings},
                           ensure_ascii=False)
 
+    def _repr_html_(self) -> str:
+        def row(name: str, group: dict[str, Any]) -> list[str]:
+            figures = [_with_interval(group, figure) for figure in ("precision", "recall", "f1")]
+            return [name, *(figures if group.get("support") or group.get("predicted") or "support" not in group else "---"),
+                    *(f"{group[count]:,}" if count in group else "" for count in ("support", "predicted"))]
+
+        head = ["", "precision", "recall", "F1", "gold", "found"]
+        return summary_html(self, *_tables(self, f"Strict scores on {self.split}, {self.model}", head, row))
+
 
 @dataclass
 class Comparison(Summary):
@@ -100,6 +110,36 @@ class Comparison(Summary):
         """What ``--json`` prints."""
         return json.dumps({"models": {"a": self.a, "b": self.b}, **self.scores, "split": self.split,
                            "warnings": self.warnings}, ensure_ascii=False)
+
+    def _repr_html_(self) -> str:
+        def row(name: str, group: dict[str, Any]) -> list[str]:
+            gain = group["difference"]
+            change = f"{gain['mean']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"
+            return [name, *(_with_interval(group[side], "f1") for side in "ab"), change, f"{group['support']:,}"]
+
+        title = f"Strict F1 on {self.split}; A: {', '.join(self.a)}; B: {', '.join(self.b)}"
+        return summary_html(self, *_tables(self, title, ["", "F1 of A", "F1 of B", "B - A", "gold"], row))
+
+
+def _tables(result: Evaluation | Comparison, title: str, head: Sequence[str],
+            row: Callable[[str, dict[str, Any]], Sequence[str]]) -> list[str]:
+    """The scores for a notebook: those of all spans and of the labels openly, the others folded."""
+    scores = result.scores
+    if not scores:
+        return []
+    rows = [row("all (micro)", scores)] + ([row("all (macro)", scores["macro"])] if "macro" in scores else [])
+    rows += [row(label, group) for label, group in scores["by_label"].items()]
+    more = [row(f"{length} token{'' if length == '1' else 's'}", group) for length, group in scores["by_length"].items()]
+    more += [row(f"mentions {which} in training", group) for which, group in scores["by_mention"].items()]
+    more += [row("sentences not in training", scores["unseen"])] if scores["unseen"] else []
+    return [table(head, rows, caption=f"{title}; in percent with 95 % intervals", figures=True),
+            folded("by length, and by what the training set holds", table(head, more, figures=True))]
+
+
+def _with_interval(group: dict[str, Any], name: str) -> str:
+    """``51.2 [47.0, 55.1]``"""
+    low, high = group[f"{name}_interval"]
+    return f"{group[name]:.1f} [{low:.1f}, {high:.1f}]"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ run     python syn_pipelines/report.py --file_name=weibo --save_type_name=GLM4
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +74,21 @@ class Report:
         charts = f"\n  charts in {self.files[1].parent}" if len(self.files) > 1 else ""
         return (f"report: {self.page} ({self.page.stat().st_size / 1e6:.1f} MB)\n"
                 f"  {self.content['rows']:,} sentences, {account}{later}{charts}")
+
+    def show(self, height: int = 720) -> None:
+        """Show the page in a notebook, in a frame of that many pixels. The output holds the page itself, no path to it.
+
+        Raises:
+            UserError: this is no notebook.
+        """
+        ipython = sys.modules.get("IPython")
+        if not ipython or not ipython.get_ipython():
+            raise UserError(f"{self.page}: can be shown in a notebook only. Open it in a browser.")
+        # In a srcdoc frame the page's links to its own parts would lead to the notebook.
+        content = base64.b64encode(self.page.read_bytes()).decode()
+        frame = (f'<iframe src="data:text/html;charset=utf-8;base64,{content}" title="Report" style="width:100%;height:'
+                 f'{int(height)}px;border:1px solid rgba(127,127,127,.4);border-radius:8px"></iframe>')
+        ipython.display.display({"text/html": frame, "text/plain": str(self)}, raw=True)
 
     def _repr_html_(self) -> str:
         return f'<p>Report: <a href="{html.escape(str(self.page))}"><code>{html.escape(str(self.page))}</code></a></p>'

@@ -24,6 +24,7 @@ from typing import Any
 
 from syn_pipelines.s5_merge_data import Labels
 from syn_pipelines.utils.annotate import refuse_contradictions
+from syn_pipelines.utils.display import block, text
 from syn_pipelines.utils.dry_run import Plan, Plans, show
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.language import language_of
@@ -163,6 +164,9 @@ class Report:
             f"  syn_fusion  {self.paths.sized(1000, 'train_{n}_syn_fusion')}",
             f"Labels: {self.paths.label_file('fusion')}, {self.paths.label_file('syn_fusion')}",
             *([f"See it: {self.page}"] if self.page else []), *self._advice()])
+
+    def _repr_html_(self) -> str:
+        return block(f"<pre>{text(str(self).strip())}</pre>")
 
     def _accounts(self) -> list[str]:
         lines = []

@@ -18,7 +18,7 @@ STATUSES = ("ok", "repaired", "rejected", "failed")
 LOST = {"rejected", "failed", "dropped", "not placed", "changed", "kept, but missing", "from nowhere", "not in the data",
         "missing in it"}
 OPEN = {"not asked yet", "answered, not published yet", "kept, not published yet", "absent"}
-MENDED = {"repaired", "items of repaired replies"}
+MENDED = {"repaired", "corrected by people", "items of repaired replies"}
 BOOKKEEPING = ("stored replies", "things listed", "spans counted", "spans of the placed", "rows of entity", "rows of pos",
                "original sentences, ", "synthetic sentences, ")  # lines that only those look at who doubt
 GOOD = {"ok", "used", "published", "placed", "in use", "unchanged", "in the subset", "with entities", "with target entities",

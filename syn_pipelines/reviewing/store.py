@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from typing import Any
 
 from syn_pipelines.utils.decisions import GOLD, REVIEW, Decision, DecisionLog, history
 from syn_pipelines.utils.fusion import LabelledSpan
-from syn_pipelines.utils.jsonl import naming
 
 Text = tuple[str, str]  # (id, text_sha256): a sentence as a decision knows it
 About = tuple[bool, LabelledSpan | None]  # (whether it is gold, the span; None: the sentence was seen through)
@@ -89,9 +87,9 @@ class Store:
         for log in self._logs.values():
             log.close()
 
-    def _log(self, path: Path) -> _Log:
+    def _log(self, path: Path) -> DecisionLog:
         if path not in self._logs:  # a review in which nothing is decided leaves no file behind
-            self._logs[path] = _Log(path)
+            self._logs[path] = DecisionLog(path)
         return self._logs[path]
 
     def _note(self, decision: Decision) -> None:
@@ -104,23 +102,6 @@ class Store:
             taken = stack.pop()
             at = next(i for i in range(len(self._live) - 1, -1, -1) if self._live[i] is taken)
             del self._live[at]
-
-
-class _Log(DecisionLog):
-    """One that can go on after a full disk."""
-
-    def _write(self, data: bytes) -> None:
-        # Past the buffer: after a failed write it would keep what did not fit, and bring it out with a later decision.
-        with naming(self.path):
-            handle = self._file.fileno()
-            start = os.lseek(handle, 0, os.SEEK_END)
-            try:
-                while data:
-                    data = data[os.write(handle, data):]
-                os.fsync(handle)
-            except OSError:
-                os.ftruncate(handle, start)
-                raise
 
 
 def _at_times(decisions: Iterable[Decision]) -> Iterator[tuple[float, Decision]]:

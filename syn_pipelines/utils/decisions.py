@@ -266,14 +266,16 @@ class DecisionLog:
         return decisions
 
     def _write(self, data: bytes) -> None:
+        # Past the buffer: after a failed write it would keep what did not fit, and bring it out with a later decision.
         with naming(self.path):
-            start = self._file.seek(0, os.SEEK_END)
+            handle = self._file.fileno()
+            start = os.lseek(handle, 0, os.SEEK_END)
             try:
-                self._file.write(data)
-                self._file.flush()
-                os.fsync(self._file.fileno())
+                while data:
+                    data = data[os.write(handle, data):]
+                os.fsync(handle)
             except OSError:
-                self._file.truncate(start)  # a full disk must not leave half a line that the next one goes on with
+                os.ftruncate(handle, start)  # a full disk must not leave half a line that the next one goes on with
                 raise
 
     def close(self) -> None:

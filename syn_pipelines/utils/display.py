@@ -36,10 +36,11 @@ border-bottom:1px solid rgba(127,127,127,.3);background:none;color:inherit;max-w
 .synp .warn{border-left:3px solid #d08700;padding-left:.8em;margin:.5em 0}
 .synp .one{padding:.35em 0}.synp .one+.one{border-top:1px solid rgba(127,127,127,.3)}
 .synp .text{font-size:1.08em;line-height:2.2;white-space:pre-wrap}
-.synp .which{display:inline-block;min-width:5.5em;opacity:.75;font-size:.85em}
-.synp .span{border:1.5px solid hsl(var(--h),55%,50%);background:hsla(var(--h),70%,50%,.16);border-radius:6px;padding:.14em .22em;
+.synp .line{display:flex;gap:.5em;align-items:baseline}.synp .line>.text{flex:1;min-width:0}
+.synp .which{flex:none;width:5.2em;opacity:.75;font-size:.85em}
+.synp .span{border:1.5px solid hsl(var(--h),60%,54%);background:hsla(var(--h),70%,50%,.16);border-radius:6px;padding:.14em .22em;
 margin:0 .06em;-webkit-box-decoration-break:clone;box-decoration-break:clone;-webkit-print-color-adjust:exact;print-color-adjust:exact}
-.synp .entity{border-style:dashed}.synp .pos{border:0;border-bottom:2px dotted hsl(var(--h),55%,50%);background:none;border-radius:0;padding:.1em .05em}
+.synp .entity{border-style:dashed}.synp .pos{border:0;border-bottom:2px dotted hsl(var(--h),60%,54%);background:none;border-radius:0;padding:.1em .05em}
 .synp .short{white-space:nowrap}
 .synp .more-left{border-left:0;border-top-left-radius:0;border-bottom-left-radius:0}
 .synp .more-right{border-right:0;border-top-right-radius:0;border-bottom-right-radius:0}

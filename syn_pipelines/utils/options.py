@@ -33,7 +33,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = (
     "s0_prepare_data", "s1_predict_data", "s2_continous_generation", "s3_predict_syn_data", "s4_split_data",
     "s5_merge_data", "s6_combine_syn_fusion_label", "s7_pred_syn_data", "s8_process_label_and_combine",
-    "train_ner", "eval_ner", "run_all",
+    "train_ner", "eval_ner", "run_all", "report", "review", "export", "import_annotations",
 )
 # At the top of a YAML file these two mean the language model; steps with another meaning for them take a section.
 LLM_ONLY = {"model_from_pretrained", "batch_size"}

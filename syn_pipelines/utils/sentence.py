@@ -76,7 +76,7 @@ class Sentence(dict):
 
     def html(self, *, pos: bool = False) -> str:
         """What a notebook shows."""
-        return block(self._card(pos))
+        return block(self._card(pos), self._hint(pos))
 
     def plain(self, *, pos: bool = False) -> str:
         """What a terminal shows: the text, and a line for each span."""
@@ -104,11 +104,13 @@ class Sentence(dict):
         for name, marks in self._lines(pos):
             which = f'<span class="which">{name}</span>' if name else ""
             body = marked(self["text"], marks, joiner=joiner, hue=hue)
-            parts.append(f'<p class="text" dir="auto">{which}{body}</p>')
-        hidden = 0 if pos else sum(self.look.kind(e["entity"]) == "pos" for e in self.get("entities", ()))
-        if hidden:
-            parts.append(f'<p class="mute">and {hidden:,} parts of speech: <code>.show(pos=True)</code></p>')
+            parts.append(f'<div class="line">{which}<div class="text" dir="auto">{body}</div></div>')
         return f'<div class="one">{"".join(parts)}</div>'
+
+    def _hint(self, pos: bool) -> str:
+        """How to see what is left out."""
+        hidden = not pos and any(self.look.kind(entity["entity"]) == "pos" for entity in self.get("entities", ()))
+        return '<p class="mute">With parts of speech: <code>.show(pos=True)</code></p>' if hidden else ""
 
     def _lines(self, pos: bool) -> Iterator[tuple[str, list[Mark]]]:
         """(name, spans) of each line to show: the entities, the predicted ones, or both."""
@@ -164,7 +166,8 @@ class Sentences(list):
     def html(self, n: int = SHOWN, *, pos: bool = False) -> str:
         """What a notebook shows."""
         head = f'<p class="head">{text(self._title(n))} <span class="mute">{text(self.name)}</span></p>'
-        return block(head, *(sentence._card(pos) for sentence in self[:n]))
+        cards = [sentence._card(pos) for sentence in self[:n]]
+        return block(head, *cards, next(filter(None, (sentence._hint(pos) for sentence in self[:n])), ""))
 
     def plain(self, n: int = SHOWN, *, pos: bool = False) -> str:
         """What a terminal shows."""
