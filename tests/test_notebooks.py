@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
@@ -84,8 +85,6 @@ def test_the_quickstart_shows_gold_and_extension_labels_and_parts_of_speech(quic
 
 
 def test_the_quickstart_ends_with_the_report_itself_in_a_frame(quickstart):
-    import base64
-
     run, notebook = quickstart
     frame = shown(notebook)[-1]
     found = re.search(r'<iframe src="data:text/html;charset=utf-8;base64,([^"]+)"', frame)

@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from workspace import make_workspace
 
 import syn_pipelines
-from syn_pipelines import Sentence, UserError
+from syn_pipelines import Sentence, UserError, eval_ner
 from syn_pipelines.eval_ner import Comparison, Evaluation
-from syn_pipelines.ner.breakdown import Groups, Known, break_down, compare
-from syn_pipelines.run_all import Report
+from syn_pipelines.ner.breakdown import Groups, Known
+from syn_pipelines.run_all import Options, Report
 from syn_pipelines.tools.ablation import Ablation
 from syn_pipelines.utils.display import DEEPEST, Mark, colour_wheel, marked
+from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.sentence import Look
 from syn_pipelines.utils.summary import Account, Summary
+from syn_pipelines.utils.visible import visible
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "&amp;", "👩‍👩‍👧", "e\u0301", "\u202eabc", "a\r\nb", "  ", "'"]
 
@@ -67,11 +69,11 @@ def test_the_text_is_seen_whole_and_every_span_once_whatever_crosses_whatever(dr
     tokens, marks = drawn
     page = Page(marked(tokens, marks, joiner=joiner, hue=colour_wheel()))
     assert not page.open and set(page.tags) <= {"span", "bdi"}
-    if page.tags.count("bdi") == len(marks):  # none is nested deeper than boxes go
-        from syn_pipelines.utils.visible import visible
-        assert page.seen == visible(joiner.join(tokens))
-    assert page.tags.count("bdi") <= len(marks)
-    assert len({title for title, _ in page.boxes}) <= len(marks) * (len(tokens) + 1)
+    deepest = max((sum(other.start <= mark.start and mark.end <= other.end for other in marks) for mark in marks), default=0)
+    assert {title for title, _ in page.boxes} >= {f"{visible(m.label)} ({m.kind}), tokens {m.start} to {m.end}" for m in marks[:1]
+                                                  if len(marks) == 1}
+    if deepest <= DEEPEST:  # no box is nested deeper than boxes go
+        assert page.seen == visible(joiner.join(tokens)) and page.tags.count("bdi") == len(marks)
 
 
 def test_crossing_spans_are_drawn_in_two_pieces_and_named_once():
@@ -177,14 +179,10 @@ def test_summaries_show_account_notes_files_and_warnings_as_text():
 def test_evaluations_and_comparisons_show_their_scores_as_tables():
     gold, found = [[(0, 1, "A<b>"), (1, 2, "B")]], [[(0, 1, "A<b>")]]
     groups = Groups([["x", "y"]], ("A<b>", "B"), Known.of([]))
-    one, other = groups.counts(gold, found), groups.counts(gold, gold)
-    from syn_pipelines import eval_ner
-
     opts, first = eval_ner.Options(resamples=100), Evaluation("eval_ner", split="test", model="<m>")
-    eval_ner._take(opts, first, groups, one)
+    eval_ner._take(opts, first, groups, groups.counts(gold, found))
     page = first._repr_html_()
     assert "66.7 [" in page and "A&lt;b&gt;" in page and "<m>" not in page and not {"b", "m"} & set(Page(page).tags)
-    assert break_down(groups, one, resamples=100, seed=42) and compare(groups, one[None], other[None], resamples=100, seed=42)
     second = Comparison("eval_ner", split="dev", a=["<a>"], b=["b"])
     eval_ner._weigh(opts, second, groups, gold, [[found], [gold]])
     assert "+33.3 [" in second._repr_html_() and "&lt;a&gt;" in second._repr_html_()
@@ -195,5 +193,6 @@ def test_an_ablation_that_only_planned_says_so():
     assert "3 trainings to do" in Ablation(to_do=3)._repr_markdown_()
 
 
-def test_a_whole_run_shows_itself_too():
-    assert callable(Report._repr_html_)
+def test_a_whole_run_shows_itself_too(tmp_path):
+    page = Report(Options(), RunPaths(tmp_path, "<script>", "try"), "offline")._repr_html_()
+    assert "&lt;script&gt;, run try" in page and "script" not in Page(page).tags

@@ -20,3 +20,10 @@ def test_importing_a_script_loads_no_heavy_package(script):
     program = f"import sys, syn_pipelines.{script}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def test_looking_at_sentences_loads_no_heavy_package():
+    program = ("import sys, syn_pipelines; before = 'syn_pipelines.utils.sentence' in sys.modules; syn_pipelines.load; "
+               f"print(before, *sorted(set({(*HEAVY, 'IPython', 'jinja2')!r}) & set(sys.modules)))")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
