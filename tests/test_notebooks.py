@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from workspace import ROOT, make_workspace
 
 NOTEBOOKS = ROOT / "notebooks"
+pytestmark = pytest.mark.timeout(900)  # each notebook is run once, for several tests
 ATTACK = "<script>alert(1)</script>"
 
 

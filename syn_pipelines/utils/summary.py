@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from syn_pipelines.utils.display import summary_html
 from syn_pipelines.utils.errors import ServiceError, UserError
 from syn_pipelines.utils.interrupts import Stop, exit_code, farewell, stoppable
 from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, open_own, open_regular, parsed
@@ -144,8 +145,6 @@ class Summary:
         return {name: value for name, value in content.items() if name not in ("usage", "plan") or value is not None}
 
     def _repr_html_(self) -> str:
-        from syn_pipelines.utils.display import summary_html
-
         return summary_html(self)
 
 
