@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 _THOUGHT_END = re.compile(r"</think(?:ing)?>(?!/)", re.IGNORECASE)  # "</think>/X" is a word of the sentence
 _THOUGHT = re.compile(r"\s*<think(?:ing)?>(?!/)", re.IGNORECASE)
 _FENCE = re.compile(r"```[\w-]{0,12}")
-_MARK = re.compile(r"(?:<\|[\w ]{1,40}\|>|</?s>|<(?:bos|eos|pad|start_of_turn|end_of_turn)>|\[/?INST\])(?![/／])", re.IGNORECASE)
+# Where a model's turn begins, or ends, at the end of a line: elsewhere it is a word of the sentence.
+_MARK = re.compile(r"\A\s{0,9}<(?:s|bos)>(?=\s)|(?:(?:<\|[\w ]{1,40}\|>|</?s>|<(?:bos|eos|pad|start_of_turn|end_of_turn)>|\[/?INST\])[ \t]{0,9})+(?=\n|\Z)", re.IGNORECASE)
 _LIST_MARK = r"(?:[-*•·+#]|\d{1,3}[.)、])[ \t]+"
 _ANSWER = r"""\**(?:answer|output|result|tags|tagged|tagging|输出|答案|结果|标注|标注结果|词性标注|词性标注结果|分词|分词结果|標註|結果|回答
     |出力|출력|결과|답)\**[:：]\**"""
@@ -21,7 +22,8 @@ _ANY_LABEL = r"[^/／]{1,60}[:：]\**[ \t]+"
 _LABEL = re.compile(rf"(?:{_LIST_MARK})?(?:{_ANSWER}|{_ANY_LABEL})(?=[^/／])|{_LIST_MARK}(?=[^/／])", re.IGNORECASE | re.VERBOSE)
 _SENTENCE = re.compile(r"[\s#*>]{0,8}(?:sentence|input|句子|输入|文|入力|문장|입력)\**[ \t]?[:：]", re.IGNORECASE)
 _PAIRS = {"**": "**", "*": "*", "`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "[": "]", "(": ")", "{": "}", "【": "】", "（": "）", "「": "」"}
-_AROUND_TAGS = ",;.!?…:，；。、！？：\"'`*“”‘’[]{}<>【】「」"
+# No free tag holds one of these: the grammar does not write them.
+AROUND_TAGS = ",;.!?…:，；。、！？：\"'`*“”‘’[]{}<>【】「」"
 _NOT_IN_TAGS = re.compile(r"[\[\]{}<>\"'`*，；。、,;]")
 _LONGEST_TAG = 40  # code points
 _MOST_UNTAGGED = 3  # pieces for each that is tagged, in a line that is no prose
@@ -149,7 +151,7 @@ def _read_pair(pair: str, slash: str, found: InlineFound) -> None:
     at = said.rfind(slash)
     word, tag = said[:at].rstrip(), said[at + 1:]
     found.odd |= any(char in pair[pair.rfind(slash) + 1:] for char in "\"'\\")
-    core = _unwrapped(tag).strip(_AROUND_TAGS) if _is_named(tag) else tag
+    core = _unwrapped(tag).strip(AROUND_TAGS) if _is_named(tag) else tag
     if core != tag or said != pair:
         found.note("loose_inline")
     found.take(word, core)

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from syn_pipelines.utils._inline_reply import AROUND_TAGS
 from syn_pipelines.utils.llm import Constraint
 
 MAX_FREE_LABEL = 24  # code points
@@ -172,8 +173,10 @@ def label_rule(constraint: Constraint) -> str:
 
 
 def free_character(constraint: Constraint) -> str:
-    """Regular expression of one character of a free label, the blank apart: what can be seen, and no quote."""
-    return rf'[^"\\{_UNSEEN}{_SPACES}' + (r"\/]" if form_of(constraint) is INLINE else "]")
+    """Regular expression of one character of a free label, the blank apart: what can be seen, and no quote; inline, where
+    nothing marks the end of a tag, no sign that may stand around one."""
+    signs = "".join(f"\\{sign}" if sign in "[]/" else sign for sign in (AROUND_TAGS + "/()（）").replace('"', ""))
+    return rf'[^"\\{_UNSEEN}{_SPACES}' + (f"{signs}]" if form_of(constraint) is INLINE else "]")
 
 
 def escaped(text: str) -> str:
