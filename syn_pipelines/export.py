@@ -56,6 +56,8 @@ def run(opts: Options) -> Summary:
         raise UserError(f"export: --offsets={unit}: the format {opts.format} has no offsets that could count otherwise. Leave it "
                         "out.")
     output = Path(opts.output or paths.run / "export" / opts.format).absolute()
+    if output.name in ("", ".."):
+        raise UserError(f"export: --output={opts.output}: needs a name of its own. Name a folder to make.")
     with step_log(opts, paths) as summary, lock(paths.journals, STEP):
         material = Material.of(opts, paths, train=opts.train, size=opts.size, labels=opts.labels, unit=unit,
                                held_out=format.held_out)

@@ -134,11 +134,10 @@ class Input:
 
 
 def _refuse_foreign(opts: Options, paths: RunPaths) -> None:
-    """UserError where a data set is there that this script did not make as it is. One without a manifest is its own where it
-    was at work before: then it was stopped before the manifest was written."""
+    """UserError where a data set is there that this script did not make as it is. After a stop between it and its manifest
+    nobody can tell, and --overwrite is needed."""
     manifest = read_manifest(paths.train)
-    stopped = not manifest and (paths.journals / f"{STEP}.lock").exists()
-    own = stopped or (manifest.get("step") == STEP and manifest.get("sha256") == file_hash(paths.train))
+    own = manifest.get("step") == STEP and manifest.get("sha256") == file_hash(paths.train)
     problem = "exists and was not made by this script"
     if manifest.get("step") == STEP:
         problem = "was changed after this script made it"
@@ -163,13 +162,14 @@ def _make_data_set(opts: Options, paths: RunPaths, summary: Summary) -> None:
         "written": count, "left out, for nobody has finished them": counts["left out"]}))
     summary.notes.append(f"{counts['entities']:,} entities, {len(labels)} labels")
     if counts["renamed"]:
-        summary.notes.append(f"{counts['renamed']:,} synthetic sentences got an id with '_' for '-', as the other stands for "
+        summary.notes.append(f"{counts['renamed']:,} sentences got an id with '_' for '-', as the other stands for "
                              "sentences that step 2 writes")
     source.notes(summary)
 
 
 def _records(source: Input, labels: set[str], counts: Counter[str]) -> Iterator[Record]:
     """Records for train_1000.jsonl; raises at the end what is wrong with the file."""
+    ids: dict[str, int] = {}
     for found in source.rows():
         row = source.checked(found)
         if row is None:
@@ -182,8 +182,11 @@ def _records(source: Input, labels: set[str], counts: Counter[str]) -> Iterator[
                 source.problems.add(row.line, f"the label {short(label)} has a blank in it, which labels.txt cannot hold.")
             labels.add(label)
         counts["entities"] += len(row.spans)
-        identity = re.sub(r"-(s[0-9]+)$", r"_\1", row.id) if row.synthetic else row.id
+        identity = re.sub(r"-(s[0-9]+)$", r"_\1", row.id)
         counts["renamed"] += identity != row.id
+        if identity in ids:
+            source.problems.add(row.line, f"id {short(row.id)} becomes {short(identity)}, which stands in line {ids[identity]} already.")
+        ids[identity] = row.line
         more = {"synthetic": True, "source_id": row.source_id} if row.synthetic else {}
         order = sorted(row.spans, key=lambda span: (span[0], -span[1], span[2]))
         entities = [as_entity(row.tokens, (start, end), label) for start, end, label in order]
@@ -289,11 +292,24 @@ def _other_tokens(found: Found, sentence: Record) -> str:
             f"{short(expected[at:])}, found {short(tokens[at:])}.")
 
 
+def _refuse_other_export(opts: Options) -> None:
+    """UserError where the folder of an export tells that other spans were exported than the flags say."""
+    path = Path(opts.input)
+    manifest = next(filter(None, (read_manifest(folder / "export.json") for folder in (path, *path.absolute().parents[:2]))), {})
+    settings = manifest.get("settings", {}) if manifest.get("step") == "export" else {}
+    for name in ("train", "size", "labels"):
+        if name in settings and settings[name] != getattr(opts, name):
+            raise UserError(f"{STEP}: {path}: was exported with --{name}={settings[name]}, not {getattr(opts, name)}. Give the same "
+                            "flags here, for what was not exported would count as removed.")
+
+
 def _compare(opts: Options, paths: RunPaths, summary: Summary) -> None:
     file, missing = train_file(paths, opts.train, opts.size)
     targets = tuple(read_target_labels(paths.labels))
     language = language_of(opts, (s["text"] for s in read_train(paths, again=True)))
     source = Input(opts, language.join(["", ""]))
+    if not FORMATS[opts.format].tells_exported:
+        _refuse_other_export(opts)
     decided, time_s = Decided(paths.run), time.time()
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
     standing = 0

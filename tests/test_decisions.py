@@ -15,6 +15,7 @@ from pipeline import HARD_TOKENS, quick_writes, read_rows, tokens_of_any_kind  #
 
 from syn_pipelines.utils.decisions import (
     GOLD,
+    KINDS,
     REVIEW,
     Decision,
     DecisionLog,
@@ -277,6 +278,14 @@ def test_a_change_of_what_was_changed_before_acts_on_the_changed_span(path):
     write(path, [row("relabel", to=(2, 4, "LOCATION")), row("resize", (2, 4, "LOCATION"), (2, 6, "LOCATION"))])
     result = after([as_entity(TOKENS, (2, 4), "PERSON")], effective(path).decisions["1"])
     assert result == [as_entity(TOKENS, (2, 6), "LOCATION")]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_span_that_is_put_where_another_was_rejected_stays(order):
+    spans = [{"start": 2, "end": 4, "entity": label, "text": TOKENS[2:4]} for label in ("PERSON", "LOCATION")]
+    rows = [row("reject", (2, 4, "PERSON")), row("relabel", (2, 4, "LOCATION"), (2, 4, "PERSON"))]
+    decided = [decision_of(rows[i], KINDS[REVIEW], line=n) for n, i in enumerate(order, 1)]
+    assert [e["entity"] for e in after(spans, decided)] == ["PERSON"]
 
 
 def test_sentences_seen_through_are_known_until_that_is_taken_back(path):

@@ -430,14 +430,56 @@ def test_its_own_data_set_is_made_anew_unless_somebody_changed_it(run, tasks):
         again()
 
 
-def test_a_data_set_whose_making_was_stopped_before_its_manifest_is_made_again(run, tasks):
+def test_without_its_manifest_a_data_set_is_replaced_only_when_asked_for(run, tasks):
+    """As after a stop before the manifest, or where somebody put a data set of their own after an import that failed."""
     folder = run.parents[1] / "back"
     bring_back(run, "label-studio", tasks[0], file_name="back", save_type_name="")
     before = (folder / "train_1000.jsonl").read_bytes()
     for name in ("train_1000.manifest.json", "labels.txt"):
         (folder / name).unlink()
-    bring_back(run, "label-studio", tasks[0], file_name="back", save_type_name="")
+    with pytest.raises(UserError, match="was not made by this script.*--overwrite"):
+        bring_back(run, "label-studio", tasks[0], file_name="back", save_type_name="")
+    bring_back(run, "label-studio", tasks[0], file_name="back", save_type_name="", overwrite=True)
     assert (folder / "train_1000.jsonl").read_bytes() == before and (folder / "labels.txt").exists()
+
+
+@pytest.mark.parametrize("row, told", [
+    ({"id": 1, "record_id": "1", "text": "x", "ner": [{"start": 0, "end": 1, "labels": ["PER"]}], "annotation_id": 3}, "stand under 'ner'"),
+    ({"id": 1, "data": {"text": "x"}, "annotations": [{"result": [{"id": "r", "type": "hypertextlabels", "value": {
+        "start": 0, "end": 1, "hypertextlabels": ["PER"]}}]}]}, "type 'hypertextlabels' marks a part of the text"),
+], ids=["renamed control", "other kind of control"])
+def test_regions_that_cannot_be_read_are_an_error_not_a_sentence_without_spans(tmp_path, run, row, told):
+    with pytest.raises(UserError, match=told):
+        bring_back(run, "label-studio", dump(tmp_path / "x.json", [row]))
+    assert not decisions(run) and not decisions(run, GOLD)
+
+
+def test_answers_to_a_question_of_another_name_are_an_error(tmp_path, run):
+    rows = read_json(exported(run, "argilla"))
+    for row in rows:
+        row["responses"] = {"ner": row["responses"]["spans"]}
+    with pytest.raises(UserError, match="are to 'ner', not to 'spans'"):
+        bring_back(run, "argilla", dump(tmp_path / "renamed.json", rows))
+
+
+@pytest.mark.parametrize("flags", [{"labels": "target"}, {"train": "gold"}])
+def test_an_export_of_other_spans_than_the_flags_say_rejects_nothing(tmp_path, flags):
+    run = write_run(tmp_path)
+    folder = exported(run, "hf", **flags)
+    name, = flags
+    for path in (folder, folder / "data" / "train.jsonl"):
+        with pytest.raises(UserError, match=f"was exported with --{name}={flags[name]}"):
+            bring_back(run, "hf", path)
+    bring_back(run, "hf", folder, **flags)
+    assert not told(decisions(run) + decisions(run, GOLD))
+
+
+def test_an_id_that_becomes_another_ones_is_an_error(tmp_path, run):
+    rows = [{"id": name, "text": "Ann", "label": [[0, 3, "PER"]]} for name in ("17-s2", "17_s2")]
+    path = tmp_path / "x.jsonl"
+    write_rows(path, rows)
+    with pytest.raises(UserError, match="becomes '17_s2', which stands in line 1 already"):
+        bring_back(run, "doccano", path, file_name="back", save_type_name="")
 
 
 def test_tasks_that_were_never_exported_from_here_become_sentences_too(tmp_path, run):

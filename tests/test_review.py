@@ -281,6 +281,15 @@ def test_undo_takes_back_all_of_a_finish_and_then_what_came_before_it(run):
     assert not effective(run / "review.jsonl").decisions and not effective(run / "gold_corrections.jsonl").decisions
 
 
+def test_undo_leaves_what_was_decided_about_a_text_that_is_no_more(run):
+    with session_of(run, n=1000) as session:
+        act(session, "13", "reject", (2, 4, "LOCATION"))
+    rows = lines(run)
+    write_rows(run / "review.jsonl", [{**row, "text_sha256": "0" * 64} for row in rows])
+    with session_of(run, n=1000) as session, pytest.raises(Refused, match="nothing to undo"):
+        act(session, "13", "undo")
+
+
 def test_undo_reaches_no_sentence_outside_the_queue(run):
     with session_of(run, n=1000) as session:
         act(session, "13", "reject", (2, 4, "LOCATION"))

@@ -88,6 +88,8 @@ def _found(line: int, row: Mapping[str, Any]) -> Found:
     text, given = fields.get(FIELD), responses.get(QUESTION) or []
     if not isinstance(text, str):
         raise ValueError(f"'fields' must hold the text as {FIELD!r}, got {short(text)}.")
+    if responses and QUESTION not in responses:
+        raise ValueError(f"its responses are to {short(next(iter(responses)))}, not to {QUESTION!r}. Name the question as it was exported.")
     if not isinstance(given, list) or not all(isinstance(response, Mapping) for response in given):
         raise ValueError(f"the responses to {QUESTION!r} must be a list of objects.")
     given = [response for response in given if response.get("status", "submitted") == "submitted"]

@@ -43,14 +43,13 @@ def _head(material: Material) -> str:
 
     total = sum(census.sentences for census in material.census.values())
     files = [{"split": SPLITS[split], "path": f"data/{SPLITS[split]}.jsonl"} for split in material.files]
-    splits = [{"name": SPLITS[split], "num_examples": census.sentences} for split, census in material.census.items()]
     head = {
         "language": [material.language.lang], "license": "unknown", "pretty_name": material.name,
         "task_categories": ["token-classification"], "task_ids": ["named-entity-recognition"],
         "size_categories": [_size_category(total)],
         "tags": ["named-entity-recognition", *(["synthetic"] if any(c.synthetic for c in material.census.values()) else [])],
         "configs": [{"config_name": "default", "data_files": files}],
-        "dataset_info": {"features": features(material), "splits": splits},
+        "dataset_info": {"features": features(material)},
     }
     return f"---\n{yaml.safe_dump(head, allow_unicode=True, sort_keys=False, width=1000)}---\n\n"
 

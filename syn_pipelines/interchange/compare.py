@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from syn_pipelines.utils.decisions import GOLD, KINDS, REVIEW, decision_of, effective
+from syn_pipelines.utils.decisions import GOLD, KINDS, REVIEW, Decision, decision_of, effective
 from syn_pipelines.utils.fusion import LabelledSpan
 from syn_pipelines.utils.jsonl import lines_of, open_input, parsed
 from syn_pipelines.utils.records import Record, read_sentences
@@ -109,7 +109,7 @@ class Decided:
         """UserError where a file is broken."""
         self._reviews = {name: effective(run / name) for name in KINDS}
         self._known = {(name, d.key, d.decision, d.to) for name, review in self._reviews.items()
-                       for found in review.decisions.values() for d in found}
+                       for found in review.decisions.values() for d in found if not _is_overtaken(d, found)}
 
     def has(self, name: str, row: Mapping[str, Any]) -> bool:
         """Whether this decision counts already."""
@@ -117,3 +117,8 @@ class Decided:
         if decision.decision == "done":
             return (decision.id, decision.text_sha256) in self._reviews[name].seen
         return (name, decision.key, decision.decision, decision.to) in self._known
+
+
+def _is_overtaken(decision: Decision, others: Iterable[Decision]) -> bool:
+    """Whether a later decision is about the span that this one has put."""
+    return any(other.line > decision.line and other.key == (*decision.key[:2], decision.to) for other in others)

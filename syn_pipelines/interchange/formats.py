@@ -15,7 +15,8 @@ class Format:
 
     file: the one to name on the way back, in the exported folder. load: how the tool reads it. unit: what its offsets
     count. flat: what can hold one label a token only, "" when nothing does. counts_offsets: its offsets could count
-    otherwise. page: what its page counts, where that is something else. holds_all: every span is somewhere in its files.
+    otherwise. page: what its page counts, where that is something else. holds_all: every span is somewhere in its files. tells_exported: so is
+    which spans were sent out.
     """
 
     module: ModuleType
@@ -27,6 +28,7 @@ class Format:
     counts_offsets: bool = False
     page: str = ""
     holds_all: bool = True
+    tells_exported: bool = True
 
 
 FORMATS = {
@@ -40,7 +42,8 @@ FORMATS = {
                       "JSONL: train.jsonl", UTF16, counts_offsets=True),
     "argilla": Format(argilla, False, "records.json", "rg.Dataset.from_disk({folder!r}, client=client)", counts_offsets=True,
                       page=UTF16),
-    "hf": Format(hugging_face, True, "", "datasets.load_dataset({folder!r})", flat="ner_tags (but in entities)"),
+    "hf": Format(hugging_face, True, "", "datasets.load_dataset({folder!r})", flat="ner_tags (but in entities)",
+                 tells_exported=False),
     "spacy": Format(spacy_docs, True, "train", "spacy train config.cfg --paths.train {folder}/train --paths.dev {folder}/dev",
-                    flat='doc.ents (but in doc.spans["sc"])'),
+                    flat='doc.ents (but in doc.spans["sc"])', tells_exported=False),
 }

@@ -82,6 +82,9 @@ def _found(line: int, row: Mapping[str, Any]) -> Found:
             marks, status = _marks(annotation.get("result")), DONE
     else:  # JSON-MIN: the data and the regions of one annotation, side by side
         data, regions = row, row.get(CONTROL)
+        if other := next((key for key, value in row.items() if key != CONTROL and _holds_labels(value)), ""):
+            raise ValueError(f"the regions stand under {short(other)}. Name the control of the labelling interface {CONTROL!r}, as it "
+                             "was exported, or export as JSON.")
         if isinstance(regions, list):
             marks, status = [mark for region in regions for mark in _region(region)], DONE
         elif "annotation_id" in row:
@@ -107,7 +110,19 @@ def _last_annotation(annotations: Any) -> Mapping[str, Any] | None:
 def _marks(result: Any) -> list[Mark]:
     if not isinstance(result, list) or not all(isinstance(region, Mapping) for region in result):
         raise ValueError("the 'result' of an annotation must be a list of objects.")
-    return [mark for region in result if region.get("type") == "labels" for mark in _region(region.get("value"))]
+    marks = [region for region in result if region.get("type") == "labels"]
+    # Choices and text areas about a region repeat its bounds and its id.
+    ids = {region.get("id") for region in marks}
+    for region in result:
+        value = region.get("value")
+        if region.get("type") != "labels" and region.get("id") not in ids and isinstance(value, Mapping) and {"start", "end"} <= value.keys():
+            raise ValueError(f"a region of type {short(region.get('type'))} marks a part of the text; only those of <Labels> on "
+                             "<Text> can be read.")
+    return [mark for region in marks for mark in _region(region.get("value"))]
+
+
+def _holds_labels(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(v, Mapping) and {"start", "end", "labels"} <= v.keys() for v in value)
 
 
 def _region(value: Any) -> list[Mark]:

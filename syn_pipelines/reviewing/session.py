@@ -10,7 +10,7 @@ from typing import Any
 from syn_pipelines.reviewing.corpus import EXTENSION, GOLD, TARGET, Corpus, Key, Place, Sentence, Span
 from syn_pipelines.reviewing.estimates import wilson
 from syn_pipelines.reviewing.queue import RANDOM, Wanted
-from syn_pipelines.reviewing.store import SEEN, About, Store
+from syn_pipelines.reviewing.store import SEEN, About, Store, Text
 from syn_pipelines.utils.decisions import GOLD as GOLD_FILE
 from syn_pipelines.utils.decisions import REVIEW as REVIEW_FILE
 from syn_pipelines.utils.decisions import Decision
@@ -156,10 +156,16 @@ class Session:
 
     def _undo(self, index: int, state: State) -> tuple[int, str]:
         """Take back the last batch about this sentence, or where it has none the last one about any of the queue."""
-        batch = self.store.take_back({state.sentence.id}) or self.store.take_back(self._places.keys())
+        here = (state.sentence.id, state.sentence.text_sha256)
+        batch = self.store.take_back(here.__eq__) or self.store.take_back(self._is_in_queue)
         if not batch:
             raise Refused("There is nothing to undo.")
         return self._places[batch[0].id], f"taken back: {_named(batch)}"
+
+    def _is_in_queue(self, text: Text) -> bool:
+        """Whether a sentence of the queue has this text now."""
+        index = self._places.get(text[0])
+        return index is not None and self.corpus.read(self.queue[index]).text_sha256 == text[1]
 
     def _rows(self, state: State, action: Mapping[str, Any]) -> tuple[list[Json], str]:
         """The decisions that an action means, and what to say about them."""

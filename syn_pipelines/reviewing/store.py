@@ -6,7 +6,7 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -75,10 +75,11 @@ class Store:
                 self._note(decision)
                 self.made[decision.decision] += 1
 
-    def take_back(self, ids: Collection[str]) -> list[Decision]:
-        """Undo the last batch about one of these sentences. Returns it, the last decision first; [] when there is none."""
-        last = next((d for d in reversed(self._live) if d.id in ids), None)
-        batch = [d for d in reversed(self._live) if last and d.time == last.time and d.id == last.id] if last else []
+    def take_back(self, texts: Callable[[Text], bool]) -> list[Decision]:
+        """Undo the last batch about one of these texts. Returns it, the last decision first; [] when there is none."""
+        last = next((d for d in reversed(self._live) if texts((d.id, d.text_sha256))), None)
+        batch = [d for d in reversed(self._live) if last and d.time == last.time
+                 and (d.id, d.text_sha256) == (last.id, last.text_sha256)] if last else []
         self.append([{**{k: v for k, v in d.row().items() if k != "to"}, "decision": "undo"} for d in batch])
         return batch
 

@@ -45,6 +45,7 @@ REVIEW, GOLD = "review.jsonl", "gold_corrections.jsonl"  # in the run folder
 KINDS = {REVIEW: ("extension", "target"), GOLD: ("gold",)}
 APPLIED = {"accept": "accepted", "reject": "rejected", "relabel": "relabelled", "resize": "resized", "add": "added"}
 DECISIONS = (*APPLIED, "undo", "done")
+TAKING = ("reject", "relabel", "resize")  # these take their span away
 # Why a decision has no effect.
 TEXT_CHANGED, NO_SPAN, THERE_ALREADY = "text_changed", "span_not_there", "there_already"
 GOLD_LABEL, NO_GOLD, NOT_ASKED_FOR = "gold_label", "synthetic_sentence", "needs_apply_gold_review"
@@ -308,9 +309,9 @@ def applied(tokens: Sequence[str], entities: Sequence[Record], decisions: Sequen
             tally: Tally, path: Path, refuse: Callable[[Decision], str] = lambda decision: "") -> list[Record]:
     """The entities of a sentence after what was decided about them.
 
-    Decisions act in their order, each on what those before have left. Entities that nobody changed stay the objects they
-    are, in their order; spans put there by a decision follow behind them, sorted, those with a target label behind the
-    targets, the others at the end. A span that is there already is not doubled.
+    What was there and is taken away goes first; then decisions act in their order, each on what those before have left.
+    Entities that nobody changed stay the objects they are, in their order; spans put there by a decision follow behind them,
+    sorted, those with a target label behind the targets, the others at the end. A span that is there already is not doubled.
 
     Args:
         entities: those with target labels, then those with extension labels. targets: the target labels.
@@ -323,7 +324,7 @@ def applied(tokens: Sequence[str], entities: Sequence[Record], decisions: Sequen
         return list(entities)
     digest = text_hash(tokens)
     before = {_span_of(entity) for entity in entities}
-    spans = set(before)
+    acting = []
     for decision in decisions:
         reason = TEXT_CHANGED if decision.text_sha256 != digest else refuse(decision)
         if reason:
@@ -332,7 +333,11 @@ def applied(tokens: Sequence[str], entities: Sequence[Record], decisions: Sequen
         if (new := decision.places) and new[1] > len(tokens):
             raise UserError(f"{path}:{decision.line}: {decision.decision} puts a span at tokens {new[0]} to {new[1]}, but "
                             f"sentence {short(decision.id)} has {len(tokens)} tokens. {_ADVICE}")
-        _change(spans, decision, tally)
+        acting.append(decision)
+    # First what goes, then what comes: a span that one decision puts where another takes one away must stay.
+    spans = before - {decision.span for decision in acting if decision.decision in TAKING}
+    for decision in acting:
+        _place(spans, before, decision, tally)
     if spans == before:
         return list(entities)
     kept = [entity for entity in entities if _span_of(entity) in spans]
@@ -345,18 +350,19 @@ def _span_of(entity: Record) -> LabelledSpan:
     return entity["start"], entity["end"], entity["entity"]
 
 
-def _change(spans: set[LabelledSpan], decision: Decision, tally: Tally) -> None:
-    """Apply one decision to the spans of its sentence, and count it."""
+def _place(spans: set[LabelledSpan], before: Collection[LabelledSpan], decision: Decision, tally: Tally) -> None:
+    """Put what a decision puts, and count it. before: the spans as they were, of which those taken away are gone already."""
     what, old, new = decision.decision, decision.span, decision.places
-    if decision.added and old not in spans:
+    is_there = old in before or old in spans and not decision.added
+    if decision.added and not is_there:
         what = "add"
     if what == "add" and new in spans:
         tally.without_effect[THERE_ALREADY] += 1
-    elif what != "add" and old not in spans:
+    elif what != "add" and not is_there:
         tally.without_effect[NO_SPAN] += 1
     else:
         tally.applied[APPLIED[what]] += 1
-        if what in ("reject", "relabel", "resize"):
+        if what in TAKING and old not in before:  # one that a decision before this has put
             spans.discard(old)
         if new is not None and what != "accept":
             spans.add(new)

@@ -14,12 +14,15 @@ export function titleOf(span) {
   return `${label}${change} · ${KINDS[span.kind]} · ${WORDS[span.decision]}`;
 }
 
+// A label that may be broken behind its underscores.
+const broken = (label) => label.split(/(?<=_)/).flatMap((part, i) => (i ? [make("wbr", {}), part] : [part]));
+
 // The list. press(number), decide(number, what): what to do when one is pressed, or its small buttons.
 export function listSpans(view, dense, looks, selected, press, decide) {
   const rows = view.spans.map((span, i) => {
     const was = span.decision === "resize" ? make("s", { className: "quiet", text: surface(view, span, dense) }) : "";
-    const label = span.now.label === span.label ? make("span", { className: "label", text: span.label })
-      : make("span", { className: "label" }, make("s", { text: span.label }), " → ", span.now.label);
+    const label = span.now.label === span.label ? make("span", { className: "label" }, ...broken(span.label))
+      : make("span", { className: "label" }, make("s", {}, ...broken(span.label)), " → ", ...broken(span.now.label));
     const pick = make("button", { type: "button", className: "pick", "data-span": i, "aria-pressed": String(i === selected),
       tabindex: i === selected || (selected < 0 && i === 0) ? "0" : "-1" },
     make("span", { className: "sign", text: signOf(span), "aria-hidden": "true" }),
