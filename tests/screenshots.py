@@ -14,7 +14,7 @@ from typing import Any
 
 from review_run import Server, chromium
 
-from syn_pipelines import run_all
+from syn_pipelines import run_all, s1_predict_data, s4_split_data
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA_SET, RUN = "sample_zh", "offline"
@@ -27,11 +27,23 @@ DECIDED = (("accept", "浙江大学", "ORG.NAM"), ("accept", "浙江", "GPE.NAM"
            ("reject", "小龙虾", "PERSON"))  # they are crayfish
 
 
-def whole_run(folder: Path) -> Path:
-    """All steps on the sample; its report."""
+def sample(folder: Path) -> dict[str, Any]:
+    """A copy of the sample without a run; what every step is told."""
     shutil.copytree(ROOT / "data" / "few_shot" / DATA_SET, folder / DATA_SET, ignore=lambda _, names: [n for n in names if n == RUN])
-    return run_all.main(cmd_args=False, file_dir=str(folder), file_name=DATA_SET, save_type_name=RUN, backend="offline",
-                        max_steps=TRAINING_STEPS).page
+    return {"cmd_args": False, "file_dir": str(folder), "file_name": DATA_SET, "save_type_name": RUN}
+
+
+def whole_run(folder: Path) -> Path:
+    """All steps; the report."""
+    return run_all.main(**sample(folder), backend="offline", max_steps=TRAINING_STEPS).page
+
+
+def labelled_run(folder: Path) -> None:
+    """Steps 1 and 4."""
+    common = sample(folder)
+    for mode in ("entity", "pos"):
+        s1_predict_data.main(**common, backend="offline", mode=mode)
+    s4_split_data.main(**common)
 
 
 def review_some(server: Server) -> int:
@@ -94,8 +106,9 @@ def save(page: Any, name: str) -> None:
 def main() -> None:
     """Take the pictures."""
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
-        take_report(browser, whole_run(Path(folder)))
-        take_review(browser, Path(folder))
+        labelled_run(Path(folder, "labelled"))
+        take_review(browser, Path(folder, "labelled"))
+        take_report(browser, whole_run(Path(folder, "whole")))
 
 
 if __name__ == "__main__":

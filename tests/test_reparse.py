@@ -221,7 +221,7 @@ def test_flags_that_contradict_a_reparse_are_refused(asked, step, flags):
 
 def test_run_all_reads_anew_what_has_replies_and_goes_on_with_the_rest(tmp_path):
     workspace = make_workspace(tmp_path / "project", train=16, held_out=4)
-    common = "--file_name=weibo --max_steps=2"
+    common = "--file_name=weibo --max_steps=2 --with_report=0"
     result = shell(f"python syn_pipelines/run_all.py {common} --backend=offline", workspace)
     assert result.returncode == 0, result.stderr
     run = workspace / "data/few_shot/weibo/GLM4"

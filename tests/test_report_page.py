@@ -144,7 +144,7 @@ def test_everything_can_be_done_by_keyboard(browser, report):
         second = page.evaluate("document.activeElement.getAttribute('aria-label')")
         assert second == page.locator("article").nth(1).get_attribute("aria-label")
         page.keyboard.press("o")
-        assert page.locator("article").nth(1).locator("details[open] pre").count() >= 2
+        page.locator("article").nth(1).locator("details[open] pre").nth(1).wait_for()  # what opens is filled a moment later
         page.keyboard.press("k")
         assert page.evaluate("document.activeElement.dataset.place") == "0"
         page.keyboard.press("n")
