@@ -68,10 +68,12 @@ def review_some(server: Server) -> int:
 
 def take_report(browser: Any, page_file: Path) -> None:
     """The top of the report, light and dark, and its sentences."""
-    for name, scheme, anchor in (("report", "light", ""), ("report_dark", "dark", ""), ("report_sentences", "light", "#sample")):
-        page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme=scheme)
-        page.goto(f"{page_file.resolve().as_uri()}{anchor}")
-        page.wait_for_timeout(300)
+    for name, scheme, part in (("report", "light", "header"), ("report_dark", "dark", "header"), ("report_sentences", "light", "#sample")):
+        page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme=scheme, reduced_motion="reduce")
+        page.goto(page_file.resolve().as_uri())
+        page.locator("article").first.wait_for()
+        page.locator(part).first.evaluate("node => node.scrollIntoView()")
+        page.wait_for_timeout(500)
         save(page, name)
 
 
