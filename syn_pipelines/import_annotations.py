@@ -292,8 +292,8 @@ def _other_tokens(found: Found, sentence: Record) -> str:
             f"{short(expected[at:])}, found {short(tokens[at:])}.")
 
 
-def _refuse_other_export(opts: Options) -> None:
-    """UserError where the folder of an export tells that other spans were exported than the flags say."""
+def _refuse_other_export(opts: Options, file: Path) -> None:
+    """UserError where the folder of an export tells that other spans were exported than ``file`` and the flags say."""
     path = Path(opts.input)
     manifest = next(filter(None, (read_manifest(folder / "export.json") for folder in (path, *path.absolute().parents[:2]))), {})
     settings = manifest.get("settings", {}) if manifest.get("step") == "export" else {}
@@ -301,6 +301,10 @@ def _refuse_other_export(opts: Options) -> None:
         if name in settings and settings[name] != getattr(opts, name):
             raise UserError(f"{STEP}: {path}: was exported with --{name}={settings[name]}, not {getattr(opts, name)}. Give the same "
                             "flags here, for what was not exported would count as removed.")
+    then = next((digest for name, digest in manifest.get("inputs", {}).items() if Path(name).name == file.name), None)
+    if then and settings and then != file_hash(file):
+        raise UserError(f"{STEP}: {file}: was made anew since the export, and {opts.format} does not tell which spans were exported. "
+                        "Export again, or bring the file back as a data set (without --save_type_name).")
 
 
 def _compare(opts: Options, paths: RunPaths, summary: Summary) -> None:
@@ -309,7 +313,7 @@ def _compare(opts: Options, paths: RunPaths, summary: Summary) -> None:
     language = language_of(opts, (s["text"] for s in read_train(paths, again=True)))
     source = Input(opts, language.join(["", ""]))
     if not FORMATS[opts.format].tells_exported:
-        _refuse_other_export(opts)
+        _refuse_other_export(opts, file)
     decided, time_s = Decided(paths.run), time.time()
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
     standing = 0

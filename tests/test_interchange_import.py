@@ -474,6 +474,18 @@ def test_an_export_of_other_spans_than_the_flags_say_rejects_nothing(tmp_path, f
     assert not told(decisions(run) + decisions(run, GOLD))
 
 
+def test_spans_that_are_new_in_the_run_since_the_export_are_not_rejected(tmp_path):
+    run = write_run(tmp_path)
+    folder = exported(run, "hf")
+    path = run / "1000" / "train_1000_syn_fusion.jsonl"
+    rows = read_rows(path)
+    rows[0]["entities"].append({"start": 0, "end": 1, "entity": "NOUN", "text": rows[0]["text"][:1]})
+    write_rows(path, rows)
+    with pytest.raises(UserError, match="was made anew since the export.*Export again"):
+        bring_back(run, "hf", folder)
+    assert not decisions(run) and not decisions(run, GOLD)
+
+
 def test_an_id_that_becomes_another_ones_is_an_error(tmp_path, run):
     rows = [{"id": name, "text": "Ann", "label": [[0, 3, "PER"]]} for name in ("17-s2", "17_s2")]
     path = tmp_path / "x.jsonl"
