@@ -34,6 +34,7 @@ from syn_pipelines.utils.dry_run import show
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.options import TextOptions, at_least, between, load_options, option
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.records import Record, read_sentences, read_train
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
@@ -246,7 +247,7 @@ def _title(opts: Options, groups: Groups) -> str:
 
 def _account(data: Data, groups: Groups, result: Evaluation | Comparison) -> None:
     new = sum(groups.is_new())
-    result.accounts.append(Account(f"{data.path.stem} sentences", len(data.rows), {
+    result.accounts.append(Account(f"{plain_path(data.path).stem} sentences", len(data.rows), {
         "not in the training set": new, "also in it": len(data.rows) - new}))
     if not any(data.gold):
         result.warn(f"{data.path}: holds no entity, so no score means anything. Score on a split with gold entities.")

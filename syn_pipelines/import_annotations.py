@@ -38,6 +38,7 @@ from syn_pipelines.utils.labels import AliasMap, read_target_labels
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.manifest import Publisher, read_manifest
 from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, command_of, folder_name, load_options, option
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.records import Record, read_train, short
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
@@ -275,7 +276,7 @@ class Comparison:
     def _exported(self, row: Checked, sentence: Record) -> list[LabelledSpan]:
         """The spans of the run, where the file does not tell which were sent out."""
         if not FORMATS[self.opts.format].holds_all:
-            raise UserError(f"{self.source.path}: the file with the ids, {self.source.path.stem}.ids.jsonl, is not beside it; "
+            raise UserError(f"{self.source.path}: the file with the ids, {plain_path(self.source.path).stem}.ids.jsonl, is not beside it; "
                             "columns alone do not tell which spans were left out. Put it there.")
         return [(entity["start"], entity["end"], entity["entity"]) for entity in sentence["entities"]
                 if is_chosen(entity["entity"], self.targets, self.opts.labels)]
@@ -301,7 +302,8 @@ def _refuse_other_export(opts: Options, file: Path) -> None:
         if name in settings and settings[name] != getattr(opts, name):
             raise UserError(f"{STEP}: {path}: was exported with --{name}={settings[name]}, not {getattr(opts, name)}. Give the same "
                             "flags here, for what was not exported would count as removed.")
-    then = next((digest for name, digest in manifest.get("inputs", {}).items() if Path(name).name == file.name), None)
+    then = next((digest for name, digest in manifest.get("inputs", {}).items()
+                 if plain_path(Path(name)).name == plain_path(file).name), None)
     if then and settings and then != file_hash(file):
         raise UserError(f"{STEP}: {file}: was made anew since the export, and {opts.format} does not tell which spans were exported. "
                         "Export again, or bring the file back as a data set (without --save_type_name).")

@@ -1,8 +1,8 @@
 """Step 0: make a data set folder from the files you have.
 
 Reads columns (token, tag) in IO, BIO, BIOES, BMES or BILOU, the Weibo NER format (characters with a position digit), and
-JSON or JSON lines with character offsets. A set without dev or test sentences is split by --seed; equal sentences stay on
-one side. Invalid tags are repaired and reported.
+JSON or JSON lines with character offsets, all of them compressed (gzip, zstd) or not. A set without dev or test sentences is
+split by --seed; equal sentences stay on one side. Invalid tags are repaired and reported.
 
 reads   the files given as --train, --dev and --test
 writes  data/few_shot/<file_name>/train_1000.jsonl, dev.jsonl, test.jsonl and labels.txt
@@ -22,7 +22,7 @@ from typing import Any
 from syn_pipelines.text.readers import FORMATS, Source, read_source
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import Problems, file_hash, replacing, to_line, write_jsonl
+from syn_pipelines.utils.jsonl import Problems, content_hash, file_hash, replacing, to_line, write_jsonl
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import Publisher, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import (
@@ -34,6 +34,7 @@ from syn_pipelines.utils.options import (
     load_options,
     option,
 )
+from syn_pipelines.utils.packing import FORMS
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.records import Record
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
@@ -59,6 +60,8 @@ class Options(TextOptions):
     invalid_tags: str = option("repair", "repair: take a tag that continues nothing as the start of an entity and report "
                                "it; error: list such tags and stop", choices=("repair", "error"))
     drop_leaks: bool = option(False, "take training sentences that dev or test holds too out of train")
+    compress: str = option("none", "form of the files of sentences: plain, or compressed as .gz or .zst; steps then write theirs so, too",
+                           choices=tuple(FORMS))
     overwrite: bool = option(False, "replace a data set that this step did not make, or that was changed since")
 
 
@@ -103,7 +106,7 @@ def run(opts: Options) -> Summary:
         raise UserError("s0_prepare_data: --train is needed: the file with the training sentences. See --help.")
     if problem := folder_name(opts.file_name):
         raise UserError(f"s0_prepare_data: --file_name: {opts.file_name!r} {problem}. Name the data set to make.")
-    paths = RunPaths(Path(opts.file_dir), opts.file_name, ".")
+    paths = RunPaths(Path(opts.file_dir), opts.file_name, ".", FORMS[opts.compress])
     foreign = _foreign(opts, paths)
     if not (paths.journals / f"{STEP}.lock").exists():  # this step never worked here
         _refuse_foreign(foreign, paths, {})
@@ -163,7 +166,7 @@ def _refuse_foreign(foreign: Mapping[Path, str], paths: RunPaths, parts: Mapping
         if path == paths.labels:
             same = _has_labels(paths, _labels_of(parts))
         else:
-            same = file_hash(path) == hashlib.sha256(b"".join(map(to_line, parts.get(names[path], ())))).hexdigest()
+            same = content_hash(path) == hashlib.sha256(b"".join(map(to_line, parts.get(names[path], ())))).hexdigest()
         if not same:
             raise UserError(f"{path}: {problem}. Choose another --file_name, or use --overwrite to replace it.")
 
@@ -222,6 +225,7 @@ def _write(opts: Options, paths: RunPaths, parts: dict[str, list[Record]], input
     for name, target in (("train", paths.train), ("dev", paths.split("dev")), ("test", paths.split("test"))):
         if not parts.get(name):
             continue
+        target = paths.to_write(target)
         count, digest = write_jsonl(target, parts[name])
         entities = sum(len(s["entities"]) for s in parts[name])
         publisher.publish(target, digest, {"sentences": count, "entities": entities})

@@ -114,7 +114,7 @@ def _publish(summary: Summary, paths: RunPaths, publisher: Publisher, harvest: H
              prints: Mapping[str, Any]) -> None:
     """Write the synthetic sentences and their manifest, and report on them."""
     before = published(paths.synthetic)
-    count, digest = write_jsonl(paths.synthetic, harvest.rows())
+    count, digest = write_jsonl(paths.to_write(paths.synthetic), harvest.rows())
     complete = not harvest.counted["not asked yet"]
     publisher.publish(paths.synthetic, digest, harvest.counts(count), complete=complete, fingerprint=prints)
     harvest.report(summary)

@@ -11,7 +11,6 @@ run     python syn_pipelines/s4_split_data.py --file_name=weibo --save_type_name
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from typing import Any
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import Problems, read_objects, replacing, to_line
+from syn_pipelines.utils.jsonl import Problems, read_objects, to_line, writing
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import TextOptions, command_of, load_options
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
@@ -155,20 +154,19 @@ def _rows_of(source: Source, belongs: Mapping[str, str]) -> Iterator[tuple[str, 
 def _write_parts(paths: RunPaths, publisher: Publisher, name: str, rows: Iterable[tuple[str, Record]],
                  subsets: Mapping[float, Collection[str]], summary: Summary, *, inputs: Sequence[Path]) -> None:
     """Write the parts of one file, all sizes in one pass. Each row comes with the id that decides where it goes."""
-    outputs = {size: paths.sized(size, name) for size in SIZES}
-    counts, digests = dict.fromkeys(SIZES, 0), {size: hashlib.sha256() for size in SIZES}
+    outputs = {size: paths.to_write(paths.sized(size, name)) for size in SIZES}
+    counts = dict.fromkeys(SIZES, 0)
     with ExitStack() as stack:
-        files = {size: stack.enter_context(replacing(path)) for size, path in outputs.items()}
+        files = {size: stack.enter_context(writing(path)) for size, path in outputs.items()}
         for owner, row in rows:
             line = to_line(row)
             for size, share in SIZES.items():
                 if owner in subsets[share]:
                     files[size].write(line)
-                    digests[size].update(line)
                     counts[size] += 1
     complete = read_manifest(inputs[-1]).get("complete") is not False
     for size, path in outputs.items():
-        publisher.publish(path, digests[size].hexdigest(), {"rows": counts[size]}, complete=complete, inputs=inputs)
+        publisher.publish(path, files[size].hexdigest(), {"rows": counts[size]}, complete=complete, inputs=inputs)
         summary.outputs[str(path)] = counts[size]
 
 

@@ -32,6 +32,7 @@ from syn_pipelines.utils.labels import AliasMap, check_maps, clashes, read_targe
 from syn_pipelines.utils.language import Language, language_of
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, blankless, command_of, load_options, option
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.records import STATUSES, Record, read_sentences, read_train, short
 from syn_pipelines.utils.reviews import Reviews, accounts_of, review_files
@@ -163,6 +164,7 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Languag
     summary.warnings += warn_of_stale(paths, [*targets, *(p for found in inputs.values() for p in found if p not in targets)])
     for size in SIZES:
         merge = Merge(labels, language, paths, reviews.afresh())
+        outputs[size] = paths.to_write(outputs[size])
         count, digest = write_jsonl(outputs[size], merge.rows(*inputs[size]))
         publisher.publish(outputs[size], digest, merge.counts(), inputs=[*maps, *inputs[size]], dense=language.dense)
         summary.outputs[str(outputs[size])] = count
@@ -192,7 +194,8 @@ def current_targets(paths: RunPaths, size: int) -> Path | None:
     Those of other sentences are as good as none: nothing that comes before step 7 may be held up by them.
     """
     path, source = paths.sized(size, "train_{n}_synthetic_target"), paths.sized(size, "train_{n}_synthetic")
-    made_from = read_manifest(path).get("inputs", {}).get(f"{size}/{source.name}")
+    inputs = {plain_path(Path(name)): sha256 for name, sha256 in read_manifest(path).get("inputs", {}).items()}
+    made_from = inputs.get(Path(f"{size}/{plain_path(source).name}"))
     return path if path.is_file() and made_from in (None, file_hash(source)) else None
 
 
@@ -223,7 +226,7 @@ class Merge:
 
     def rows(self, source: Path, entity: Path, pos: Path, target: Path | None = None) -> Iterator[Record]:
         """Sentences with gold (or predicted target) entities first, then the extension entities, as people have left them."""
-        step = "s3_predict_syn_data" if source.stem.endswith("_synthetic") else "s1_predict_data"
+        step = "s3_predict_syn_data" if plain_path(source).stem.endswith("_synthetic") else "s1_predict_data"
         annotations = {mode: Joined(path, f"Make it again with: {self.paths.command(step, mode=mode)}, then "
                                           f"{self.paths.command('s4_split_data')}")
                        for mode, path in (("entity", entity), ("pos", pos))}

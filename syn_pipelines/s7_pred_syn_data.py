@@ -30,6 +30,7 @@ from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.llm.checkpoints import find_checkpoint
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import TextOptions, at_least, command_of, load_options, option
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import SIZES, RunPaths
 from syn_pipelines.utils.records import Record, read_sentences
 from syn_pipelines.utils.summary import Account, Summary, count_lines, progress, run_script, step_log
@@ -153,6 +154,7 @@ def _label_size(opts: Options, paths: RunPaths, predictor: NerPredictor, size: i
                 summary: Summary, note: dict[str, str]) -> None:
     source, output = paths.sized(size, "train_{n}_synthetic"), paths.sized(size, "train_{n}_synthetic_target")
     counts: Counter[str] = Counter()
+    output = paths.to_write(output)
     count, digest = write_jsonl(output, _rows(paths, source, predictor, opts.batch_size, counts))
     complete = all(read_manifest(path).get("complete") is not False for path in (source, model[0]))
     publisher.publish(output, digest, {"sentences": count, "entities": counts["entities"]}, complete=complete,
@@ -168,7 +170,7 @@ def _rows(paths: RunPaths, source: Path, predictor: NerPredictor, batch_size: in
     """The synthetic sentences with the predicted entities in place of theirs, which are none."""
     rows, ahead = tee(read_sentences(source, may_be_empty=True, advice=paths.missing("s4_split_data")))
     predictions = predictor((row["text"] for row in ahead), batch_size)
-    for spans, row in progress(zip(predictions, rows), total=count_lines(source), what=source.stem, unit="sentence"):
+    for spans, row in progress(zip(predictions, rows), total=count_lines(source), what=plain_path(source).stem, unit="sentence"):
         counts["entities"] += len(spans)
         counts["with"] += bool(spans)
         yield {**row, "entities": [as_entity(row["text"], (span.start, span.end), span.label) for span in spans]}

@@ -67,7 +67,7 @@ def run(opts: Options) -> Summary:
         _say_what_stays_out(paths, summary)
         for size in SIZES:
             counts: Counter[str] = Counter()
-            output = paths.sized(size, "train_{n}_syn_fusion")
+            output = paths.to_write(paths.sized(size, "train_{n}_syn_fusion"))
             count, digest = write_jsonl(output, _rows(paths, size, set(targets), counts))
             publisher.publish(output, digest, {"sentences": count, "extension_spans": sum(counts.values())},
                               inputs=[paths.labels, *halves[size]])

@@ -27,6 +27,7 @@ from syn_pipelines.interchange.found import (
 from syn_pipelines.interchange.json_files import rows_of, write_list, write_value
 from syn_pipelines.interchange.material import TRAIN, Item, Material
 from syn_pipelines.utils.jsonl import Problems
+from syn_pipelines.utils.packing import form_there
 from syn_pipelines.utils.records import short
 
 FIELD, QUESTION = "text", "spans"
@@ -74,7 +75,7 @@ def record(item: Item, material: Material) -> dict[str, Any]:
 
 def read(path: Path, problems: Problems) -> Iterator[Found]:
     """Records as ``dataset.records.to_json`` or ``Dataset.to_disk`` write them (then: the folder, or its records.json)."""
-    for line, row in rows_of(path / "records.json" if path.is_dir() else path, problems):
+    for line, row in rows_of(form_there(path / "records.json") if path.is_dir() else path, problems):
         try:
             yield _found(line, row)
         except ValueError as err:

@@ -10,6 +10,7 @@ from typing import Any
 from syn_pipelines.utils.decisions import GOLD, KINDS, REVIEW, Decision, decision_of, effective
 from syn_pipelines.utils.fusion import LabelledSpan
 from syn_pipelines.utils.jsonl import lines_of, open_input, parsed
+from syn_pipelines.utils.packing import in_any_order
 from syn_pipelines.utils.records import Record, read_sentences
 
 
@@ -64,7 +65,7 @@ class RunSentences:
         self.path = path
         for _ in read_sentences(path, missing=missing, may_be_empty=True, again=True):
             pass  # its format
-        self._file, self._places, at = open_input(path), {}, 0
+        self._file, self._places, at = in_any_order(open_input(path)), {}, 0
         for number, line in lines_of(self._file):
             if line.strip():
                 self._places[self._row(line, number)["id"]] = at, number

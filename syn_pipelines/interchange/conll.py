@@ -21,6 +21,7 @@ from syn_pipelines.interchange.material import Material
 from syn_pipelines.text.readers import read_source
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import Problems, read_lines, read_objects, to_line
+from syn_pipelines.utils.packing import form_there, plain_path
 
 SCHEMES = {"conll": "bio", "bioes": "bioes"}
 BLANK = "\u2423"  # OPEN BOX, the picture of a blank
@@ -72,8 +73,8 @@ def read(path: Path, problems: Problems) -> Iterator[Found]:
         raise UserError(f"{path}: no tag begins with B- or I-. Check the file and --format.")
     for line, text in source.repairs:
         problems.add(line, f"{text.partition(' (repaired')[0]}.")
-    rows, beside = iter(_ids(path)), path.with_name(f"{path.stem}.ids.jsonl").name
-    known = path.with_name(beside).is_file()
+    rows, beside = iter(_ids(path)), _beside(path).name
+    known = _beside(path).is_file()
     line = 0
     for number, (line, sentence) in enumerate(zip(_first_lines(path), source.sentences), 1):
         spans = [(e["start"], e["end"], e["entity"]) for e in sentence["entities"]]
@@ -104,8 +105,14 @@ def _first_lines(path: Path) -> Iterator[int]:
         before = number
 
 
+def _beside(path: Path) -> Path:
+    """The file with the ids, in whatever form it is there."""
+    plain = plain_path(path)
+    return form_there(plain.with_name(f"{plain.stem}.ids.jsonl"))
+
+
 def _ids(path: Path) -> Iterator[Found]:
-    beside = path.with_name(f"{path.stem}.ids.jsonl")
+    beside = _beside(path)
     if not beside.is_file():
         return
     broken = Problems(beside, _ADVICE)

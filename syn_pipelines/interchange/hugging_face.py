@@ -19,6 +19,7 @@ from syn_pipelines.interchange.found import Found, Mark, identity_of, spans_of, 
 from syn_pipelines.interchange.json_files import rows_of
 from syn_pipelines.interchange.material import Item, Material
 from syn_pipelines.utils.jsonl import Problems, to_line
+from syn_pipelines.utils.packing import form_there
 from syn_pipelines.utils.records import short
 
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
@@ -71,7 +72,7 @@ def features(material: Material) -> list[dict[str, Any]]:
 
 def read(path: Path, problems: Problems) -> Iterator[Found]:
     """Lines of a data file, or of the training file of a folder; the text of every entity is checked."""
-    file = path / "data" / f"{SPLITS['train']}.jsonl" if path.is_dir() else path
+    file = form_there(path / "data" / f"{SPLITS['train']}.jsonl") if path.is_dir() else path
     for line, row in rows_of(file, problems):
         try:
             yield _found(line, row)

@@ -149,7 +149,7 @@ def stored(path: Path, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
     if not path.is_file() or not wanted:
         return {}
     names, found = {json.dumps(name, ensure_ascii=False).encode() for name in wanted}, {}
-    with open_input(path) as file:
+    with open_input(path, packed=False) as file:
         for number, line in lines_of(file):
             if number == 1 or not line.endswith(b"\n"):  # the fingerprint; a line that a stop has torn
                 continue

@@ -20,6 +20,7 @@ from syn_pipelines.utils.decisions import text_hash
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import ITEM_KEYS, FusionStats, extension_spans
 from syn_pipelines.utils.jsonl import lines_of, open_input, parsed
+from syn_pipelines.utils.packing import in_any_order
 from syn_pipelines.utils.paths import MODES, RunPaths
 from syn_pipelines.utils.records import Record, problems_of_entities, read_sentences, short
 
@@ -90,7 +91,7 @@ class Corpus:
     def _ids(self, path: Path) -> Iterator[tuple[str, int]]:
         """(id, offset of its line) of every row. Parses a row only where its id is not its first key."""
         if path not in self._open:
-            self._open[path] = open_input(path)  # kept: a step that runs meanwhile puts another file in its place
+            self._open[path] = in_any_order(open_input(path))  # kept: a step that runs meanwhile puts another file in its place
         file, offset = self._open[path], 0
         file.seek(0)
         for number, line in lines_of(file):

@@ -14,6 +14,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import as_entity
 from syn_pipelines.utils.jsonl import Problems, read_json, read_lines, read_objects, read_whole
 from syn_pipelines.utils.labels import OUTSIDE, name_problem
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.records import Record, short
 from syn_pipelines.utils.tags import scheme_of, spans_of_tags, split_tag
 
@@ -64,7 +65,7 @@ def read_source(path: Path, format: str, *, dense_lang: str = "auto") -> Source:
 
 
 def _guess(path: Path) -> str:
-    if path.suffix.lower() in (".json", ".jsonl", ".ndjson") or _JSON_START.match(_first_line(path)):
+    if _suffix(path) in (".json", ".jsonl", ".ndjson") or _JSON_START.match(_first_line(path)):
         return "json"
     tokens = [columns[0] for _, columns in _column_lines(path, Problems(path, ADVICE)) if len(columns) > 1]
     if tokens and tokens[0].endswith("0") and all(_WEIBO_TOKEN.fullmatch(token) for token in tokens):
@@ -132,7 +133,7 @@ def _read_json(path: Path, dense_lang: str) -> Iterator[Record]:
 
 def _json_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(line where it begins, row)."""
-    if _is_row(_first_line(path)) or path.suffix.lower() in (".jsonl", ".ndjson"):
+    if _is_row(_first_line(path)) or _suffix(path) in (".jsonl", ".ndjson"):
         yield from read_objects(path, problems)
         return
     content = read_json(path)
@@ -170,6 +171,10 @@ def _list_entries(text: str) -> Iterator[tuple[int, Any]]:
         value, end = decode(text, at)
         yield at, value
         at = skip(end)
+
+
+def _suffix(path: Path) -> str:
+    return plain_path(path).suffix.lower()
 
 
 def _first_line(path: Path) -> str:

@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import open_input
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import RunPaths
 
 MARK = ".chaos.json"  # in a run folder that chaos is at, or was when it was stopped
@@ -167,8 +170,13 @@ def _ends_early(path: Path) -> bool:
             json.loads(path.read_bytes())
         except ValueError:
             return True
-    elif path.suffix == ".jsonl":
-        return not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    elif plain_path(path).suffix == ".jsonl":
+        try:
+            with open_input(path) as file:
+                rows = file.read()
+        except UserError:  # half of the compressed data
+            return True
+        return not rows.endswith(b"\n") and len(rows) > 0
     return False
 
 

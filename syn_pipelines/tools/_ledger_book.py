@@ -343,7 +343,7 @@ class Journal:
     def __init__(self, book: Book, path: Path, mend: str) -> None:
         self.path, self.fingerprint, self.lines = path, {}, 0
         self.places: dict[str, list[tuple[int, int]]] = {}  # by request: (line, offset) of each attempt
-        self._file = open_input(path) if path.is_file() else None
+        self._file = open_input(path, packed=False) if path.is_file() else None
         self.exists = self._file is not None
         if self._file is not None:
             self._read_in(book, mend)

@@ -10,6 +10,7 @@ from syn_pipelines.s5_merge_data import KNOWLEDGE
 from syn_pipelines.tools._ledger_case import FINAL, Case
 from syn_pipelines.utils.jsonl import file_hash
 from syn_pipelines.utils.manifest import appeared, read_manifest
+from syn_pipelines.utils.packing import form_there, plain_path
 from syn_pipelines.utils.paths import manifest_path
 
 
@@ -22,7 +23,7 @@ def check_manifests(case: Case) -> None:
         manifest = _read(case, path)
         if manifest is None:
             continue
-        file = path.with_name(manifest["file"])
+        file = form_there(path.with_name(manifest["file"]))
         case.book.made_from.update(filter(None, manifest["inputs"].values()))
         named.update((case.paths.run / name).resolve() for name in manifest["inputs"] if "\0" not in name)
         mend = manifest.get("command", "")
@@ -81,7 +82,7 @@ def _is_unchanged(case: Case, hashes: _Hashes, name: str, sha256: Any) -> bool:
     """Whether an input is what it was. A label map of this project may lie elsewhere on another machine."""
     if "\0" in name:
         return False
-    path = case.paths.run / name
+    path = form_there(case.paths.run / name)
     shipped = KNOWLEDGE / path.name
     return hashes.of(path) == sha256 or (not path.exists() and sha256 is not None and hashes.of(shipped) == sha256)
 
@@ -92,7 +93,7 @@ def _check_absent(case: Case, named: set[Path]) -> None:
     for path in _published(case):
         if not path.is_file() or manifest_path(path).is_file():
             continue
-        final = path.stem.endswith("_syn_fusion") and read_manifest(last).get("step") == FINAL
+        final = plain_path(path).stem.endswith("_syn_fusion") and read_manifest(last).get("step") == FINAL
         if path.resolve() in named or final or (path.suffix == ".json" and path != last and last.is_file()):
             case.book.problem(manifest_path(path), "gone", f"is gone: other files were made from {path.name} and its manifest.",
                               mend=_mend_of(case, manifest_path(path)))

@@ -18,6 +18,7 @@ from syn_pipelines.utils.fusion import Canonical, FusionStats, as_entity, extens
 from syn_pipelines.utils.jsonl import file_hash
 from syn_pipelines.utils.labels import AliasMap
 from syn_pipelines.utils.manifest import read_manifest
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import MODES
 from syn_pipelines.utils.records import Record, short
 from syn_pipelines.utils.summary import with_reasons
@@ -140,14 +141,14 @@ def _check_chain(case: Case, half: Half, synthetic: bool) -> None:
 def _was_merged(case: Case, size: int, file: DataFile) -> bool:
     """Whether the target labels of step 7 went into a merged file; its manifest tells, unless it speaks of an older one."""
     target = case.target(size)
-    told = any(Path(name).name == target.path.name for name in file.manifest.get("inputs", {}))
+    told = any(plain_path(Path(name)).name == plain_path(target.path).name for name in file.manifest.get("inputs", {}))
     return told or (not file.is_as_published and current_targets(case.paths, size) is not None)
 
 
 def _joined(case: Case, size: int, source: DataFile, target: DataFile | None, file: DataFile, half: Half
             ) -> Iterator[tuple[Record, dict[str, list[Any]], list[Any], int, Record | None]]:
     """Each sentence, its items by mode, the target entities it should have, and its merged row with the line."""
-    tail = "_synthetic" if source.path.stem.endswith("_synthetic") else ""
+    tail = "_synthetic" if plain_path(source.path).stem.endswith("_synthetic") else ""
     annotations = [case.part(size, f"{mode}_train_{{n}}{tail}") for mode in MODES]
     places = places_of(row["id"] for _, row in source.rows())
 
@@ -264,7 +265,8 @@ def check_target(case: Case, size: int) -> None:
     sentences = {name: counts[name] for name in ("with target entities", "without")}
     case.book.account(f"s7 {size}", "synthetic sentences", {**sentences, **with_reasons({"missing": counts["missing"]})},
                       total=sum(1 for _ in source.rows()), file=file)
-    weights = [case.paths.run / name for name in file.manifest.get("inputs", {}) if not name.endswith(".jsonl")]
+    weights = [case.paths.run / name for name in file.manifest.get("inputs", {})
+               if plain_path(Path(name)).suffix != ".jsonl"]
     complete = all(made.get("complete") is not False for made in [source.manifest, *map(read_manifest, weights)])
     file.settle({"sentences": sum(sentences.values()), "entities": counts["entities"]}, complete,
                 stale=file.path in case.stale)

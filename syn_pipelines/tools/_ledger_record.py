@@ -19,6 +19,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import ITEM_KEYS, as_entity
 from syn_pipelines.utils.language import Language
 from syn_pipelines.utils.options import LabelOptions, build_options, parse_flags
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import MODES
 from syn_pipelines.utils.prompts import load_prompt
 from syn_pipelines.utils.questions import Question, Wording, explain_question, target_names
@@ -124,7 +125,7 @@ def _question_about(case: Case, file: DataFile, mode: str, sentence: Record, lan
 def wording_of(case: Case, file: DataFile, mode: str, language: Language) -> Wording | None:
     """How the command in the manifest asks; None where that cannot be told any more."""
     words = shlex.split(file.mend)
-    script = "s3_predict_syn_data" if file.path.stem.endswith("_synthetic") else "s1_predict_data"
+    script = "s3_predict_syn_data" if plain_path(file.path).stem.endswith("_synthetic") else "s1_predict_data"
     try:
         options = importlib.import_module(f"syn_pipelines.{script}").Options
         flags = parse_flags(options, words[2:]) if words[1:2] == [f"syn_pipelines/{script}.py"] else {}

@@ -7,6 +7,7 @@ from syn_pipelines.tools._ledger_case import Case
 from syn_pipelines.tools._ledger_record import wording_of
 from syn_pipelines.utils.annotate import hash_of_questions, source_lineage
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import MODES
 from syn_pipelines.utils.prompts import load_prompt
 from syn_pipelines.utils.questions import explain_prints, explain_question, target_names
@@ -51,7 +52,7 @@ def _prints_now(case: Case, file: DataFile) -> dict[str, str]:
         return {**explain_prints(names), "input": hash_of_questions(
             explain_question(f"{sentence['id']}#1", sentence, language, prompt, names, (0, 0))
             for sentence in case.sentences() if sentence["entities"])}
-    if file.path.stem.endswith("_synthetic"):
+    if plain_path(file.path).stem.endswith("_synthetic"):
         return {"input": source_lineage(paths.synthetic)}
     wording = wording_of(case, file, file.path.stem.split("_")[0], language)
     return {**wording.prints, "input": hash_of_questions(map(wording.question, case.sentences()))} if wording else {}

@@ -20,7 +20,7 @@ from typing import Any
 from syn_pipelines.utils.dry_run import Job, model_name, plan
 from syn_pipelines.utils.errors import ServiceError, UserError
 from syn_pipelines.utils.journal import Journal, Replies
-from syn_pipelines.utils.jsonl import file_hash, write_jsonl
+from syn_pipelines.utils.jsonl import content_hash, file_hash, write_jsonl
 from syn_pipelines.utils.language import Language
 from syn_pipelines.utils.llm import Backend, Reply, Request, choose_backend
 from syn_pipelines.utils.llm.checkpoints import local_path
@@ -260,6 +260,7 @@ def _publish(publisher: Publisher, sentences: Sequence[Record], replies: Replies
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     before = published(output)
+    output = publisher.paths.to_write(output)
     _, digest = write_jsonl(output, _rows(sentences, replies, mode, _reply_format(prints), counts, reasons))
     publisher.publish(output, digest, {"sentences": len(sentences), **with_reasons(counts),
                                        "reasons": with_reasons(reasons)},
@@ -356,5 +357,5 @@ def source_lineage(path: Path) -> str:
     """Fingerprint of a file made by another LLM step: how it was made, so that more of the same may be added to it."""
     made = read_manifest(path).get("fingerprint")
     if not made:
-        return file_hash(path) or ""
+        return content_hash(path) or ""  # the same however it is compressed
     return hashlib.sha256(repr(sorted(made.items())).encode()).hexdigest()

@@ -151,7 +151,7 @@ def history(path: Path) -> list[Decision]:
     kinds = KINDS[GOLD if path.name == GOLD else REVIEW]
     if not os.path.lexists(path):
         return []
-    with open_input(path) as file:
+    with open_input(path, packed=False) as file:
         for number, raw in lines_of(file):
             if not raw.strip():
                 continue

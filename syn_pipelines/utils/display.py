@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.visible import visible
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def summary_html(summary: Summary, *more: str) -> str:
         parts.append(f'<p class="mute">{text(summary.usage)}</p>')
     parts += more
     if summary.outputs:
-        files = "".join(f"<li><code>{text(path)}</code>{f' ({rows:,} rows)' if Path(path).suffix == '.jsonl' else ''}</li>"
+        files = "".join(f"<li><code>{text(path)}</code>{f' ({rows:,} rows)' if plain_path(Path(path)).suffix == '.jsonl' else ''}</li>"
                         for path, rows in summary.outputs.items())
         parts.append(folded(f"{len(summary.outputs)} files", f"<ul>{files}</ul>", when=len(summary.outputs) > MOST_FILES))
     if summary.warnings:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.packing import Output, form_of, unpacked
 
 MAX_PROBLEMS = 20
 # A file that is no text, such as zeros after a crash, must not fill the memory before it is found out.
@@ -41,10 +42,15 @@ class Problems:
             raise UserError("\n".join(self.found) + " " + self.advice)
 
 
-def open_input(path: Path, missing: str = "") -> BinaryIO:
-    """Open for reading; UserError (with ``missing``, what makes the file) where that fails."""
+def open_input(path: Path, missing: str = "", *, packed: bool = True, most: int | None = None) -> BinaryIO:
+    """Open for reading; UserError (with ``missing``, what makes the file) where that fails.
+
+    packed: False for files that are never compressed, such as journals; else gzip and zstd data are unpacked, to at most
+        ``most`` bytes, and the stream can only be read on (``packing.in_any_order``).
+    """
     try:
-        return open_regular(path)
+        file = open_regular(path)
+        return unpacked(file, path, most) if packed else file
     except FileNotFoundError:
         what = "is a link to nothing" if path.is_symlink() else "does not exist"
         raise UserError(f"{path}: {what}. {missing or 'Check the path.'}") from None
@@ -76,7 +82,7 @@ def _opened(name: str, flags: int) -> int:
 
 def read_whole(path: Path, missing: str = "", *, most: int = MAX_WHOLE) -> bytes:
     """The bytes of a file; UserError where it cannot be read or has more than ``most``."""
-    with open_input(path, missing) as file:
+    with open_input(path, missing, most=most) as file:
         if os.fstat(file.fileno()).st_size > most:
             raise UserError(f"{path}: has more than {most >> 20:,} MiB, which is too much for a file of this kind. Check that it "
                             "is the right one.")
@@ -248,16 +254,23 @@ def to_line(row: dict[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> tuple[int, str]:
-    """Write rows as they come. Returns (number of rows, sha256 of the file)."""
-    count, digest = 0, hashlib.sha256()
+@contextmanager
+def writing(path: Path) -> Iterator[Output]:
+    """As ``replacing``, for a data file: compressed where its name ends in .gz or .zst. After the block it knows its sha256."""
     with replacing(path) as file:
+        output = Output(file, form_of(path))
+        yield output
+        output.finish()
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> tuple[int, str]:
+    """Write rows as they come, in the form that the name tells. Returns (number of rows, sha256 of the file)."""
+    count = 0
+    with writing(path) as file:
         for row in rows:
-            line = to_line(row)
-            file.write(line)
-            digest.update(line)
+            file.write(to_line(row))
             count += 1
-    return count, digest.hexdigest()
+    return count, file.hexdigest()
 
 
 def write_json(path: Path, value: Any) -> str:
@@ -275,6 +288,16 @@ def file_hash(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def content_hash(path: Path) -> str | None:
+    """sha256 of what is in a file, the same in every form; None when there is no such file. UserError where it is broken."""
+    try:
+        file = open_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with unpacked(file, path) as content:
+        return _digest(content)
 
 
 def _digest(file: BinaryIO) -> str:  # Python 3.10 has no hashlib.file_digest

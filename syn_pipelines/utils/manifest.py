@@ -16,6 +16,7 @@ from typing import Any
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import file_hash, read_json, write_json
+from syn_pipelines.utils.packing import form_there
 from syn_pipelines.utils.paths import RunPaths, manifest_path
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def appeared(paths: RunPaths, manifest: Mapping[str, Any]) -> list[str]:
 
 def _hash_of(path: Path) -> str | None:
     try:
-        return file_hash(path)
+        return file_hash(form_there(path))
     except OSError:  # a folder, or a name that no file can have: not what the file was made from
         return ""
 

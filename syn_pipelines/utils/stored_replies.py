@@ -16,6 +16,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import Journal, Replies, differing, is_begun, lock
 from syn_pipelines.utils.jsonl import Problems, file_hash, read_objects
 from syn_pipelines.utils.manifest import read_manifest
+from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.questions import Question
 from syn_pipelines.utils.records import Record
@@ -38,7 +39,7 @@ def hashes(question: Question) -> dict[str, str]:
 
 def journal_path(paths: RunPaths, output: Path) -> Path:
     """Where the replies behind an output file are."""
-    return paths.journals / f"{output.stem}.jsonl"
+    return paths.journals / f"{plain_path(output).stem}.jsonl"
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def opened_journal(paths: RunPaths, output: Path, prints: Mapping[str, Any], que
     Raises:
         UserError: another process is at it; the replies there answer other questions; they are gone.
     """
-    with lock(paths.journals, output.stem):
+    with lock(paths.journals, plain_path(output).stem):
         path = journal_path(paths, output)
         if not overwrite and not is_begun(path) and (found := _published_replies(path, output, restore)):
             Journal.begin(path, *found)
@@ -91,7 +92,7 @@ def replies_to_reparse(paths: RunPaths, output: Path, questions: Sequence[Questi
     path = journal_path(paths, output)
     if not has_replies(paths, output):  # looked up before the lock, which would leave a folder behind
         raise UserError(f"{path}: there are no stored replies to read anew. Run the step without --reparse first.")
-    with lock(paths.journals, output.stem):
+    with lock(paths.journals, plain_path(output).stem):
         if not is_begun(path) and (found := _published_replies(path, output, restore)):
             Journal.begin(path, *found)
         with closing(Replies.stored(path)) as replies:

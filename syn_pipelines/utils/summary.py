@@ -21,6 +21,7 @@ from syn_pipelines.utils.errors import ServiceError, UserError
 from syn_pipelines.utils.interrupts import Stop, exit_code, farewell, stoppable
 from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, open_own, open_regular, parsed
 from syn_pipelines.utils.options import script_name
+from syn_pipelines.utils.packing import plain_path, unpacked
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.streams import lasting_streams, tell
 from syn_pipelines.utils.visible import visible, without_credentials
@@ -131,7 +132,7 @@ class Summary:
     def _outputs_shown(self) -> str:
         files = [Path(path) for path in self.outputs]
         def shown(path: Path, name: object) -> str:
-            return f"{name} ({self.outputs[str(path)]:,} rows)" if path.suffix == ".jsonl" else f"{name}"
+            return f"{name} ({self.outputs[str(path)]:,} rows)" if plain_path(path).suffix == ".jsonl" else f"{name}"
 
         if len(files) <= 3:
             return ", ".join(shown(path, path) for path in files)
@@ -380,7 +381,8 @@ def _told(err: Exception) -> int:
 def count_lines(path: Path) -> int:
     """Rows of a jsonl file; 0 when there is none."""
     try:
-        with open_regular(path) as file:
-            return sum(1 for _ in lines_of(file))
+        file = open_regular(path)
     except FileNotFoundError:
         return 0
+    with unpacked(file, path) as rows:
+        return sum(1 for _ in lines_of(rows))
