@@ -26,6 +26,7 @@ from syn_pipelines import s5_merge_data as s5
 from syn_pipelines.utils.errors import UserError, did_you_mean
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import file_hash
+from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.manifest import read_manifest
 from syn_pipelines.utils.options import TextOptions, at_least, between, blankless, load_options, option
@@ -116,7 +117,7 @@ def opened(opts: Options, paths: RunPaths) -> Iterator[Session]:
     from syn_pipelines.reviewing.session import Session
     from syn_pipelines.reviewing.store import Store
 
-    labels = s5.Labels.load(_as_merged(opts, paths), paths)
+    labels = Labels.load(_as_merged(opts, paths), paths)
     wanted = wanted_of(opts.labels, labels)
     with closing(Store(paths.run)) as store, closing(Corpus(paths, opts.size, labels, _is_dense(opts, paths))) as corpus:
         queue, pool = draw(corpus, n=opts.n, ratio=opts.ratio, order=opts.order, seed=opts.seed, wanted=wanted)
@@ -124,7 +125,7 @@ def opened(opts: Options, paths: RunPaths) -> Iterator[Session]:
         yield Session(corpus, store, queue, pool=pool, order=opts.order, wanted=wanted, labels_wanted=opts.labels)
 
 
-def wanted_of(text: str, labels: s5.Labels) -> Wanted | None:
+def wanted_of(text: str, labels: Labels) -> Wanted | None:
     """Which spans --labels means; None: all. UserError for a name that is no label."""
     names = [name for part in text.split(",") if (name := part.strip())]
     groups = {"target": labels.targets, "entity": [labels.prefix + name for name in labels.entity.labels],

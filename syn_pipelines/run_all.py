@@ -22,11 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from syn_pipelines.s5_merge_data import Labels
 from syn_pipelines.utils.annotate import refuse_contradictions
 from syn_pipelines.utils.display import block, text
 from syn_pipelines.utils.dry_run import Plan, Plans, show
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.llm import choose_backend, kept_model
 from syn_pipelines.utils.manifest import STALE_LOG, read_manifest

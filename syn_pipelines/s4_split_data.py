@@ -12,22 +12,26 @@ run     python syn_pipelines/s4_split_data.py --file_name=weibo --save_type_name
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import Problems, read_objects, to_line, writing
-from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
+from syn_pipelines.utils.jsonl import Problems, lines_of, open_input, parsed, read_objects, to_line, writing
+from syn_pipelines.utils.manifest import Publisher, is_as_written, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import TextOptions, command_of, load_options
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
-from syn_pipelines.utils.records import Record, read_sentences, read_train, short
-from syn_pipelines.utils.subsets import nested_subsets
+from syn_pipelines.utils.records import read_sentences, read_train, short
+from syn_pipelines.utils.subsets import Subsets
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
 
+_TOGETHER = 64  # lines
+_ID = re.compile(rb'\{"id": "([^"\\]+)"')
 STEP = "s4_split_data"
 
 
@@ -82,23 +86,24 @@ def run(opts: Options) -> Summary:
             raise UserError(f"{paths.run}: there is no annotation to split, neither entity_train_1000.jsonl nor "
                             f"pos_train_1000.jsonl. {paths.missing('s1_predict_data', mode='entity')}")
         _say_what_is_missing(paths, summary, sources, present)
-        ids = [row["id"] for row in read_train(paths)]
-        subsets = nested_subsets(ids, SIZES.values(), seed=opts.seed)
-        belongs = {"id": {identity: identity for identity in ids},
-                   "source_id": _synthetic_owners(paths, set(ids)) if os.path.lexists(paths.synthetic) else {}}
         summary.warnings += warn_of_stale(paths, [source.path for source in present])
-        for source in present:  # all of them before the first file is written
-            _check(source, belongs[source.owner])
         publisher = Publisher(paths, STEP, {"seed": opts.seed}, [paths.train, *(s.path for s in sources)],
                               command_of(opts, config=None, dense_lang=None, lang=None))
-        gold = ((row["id"], row) for row in read_train(paths, again=True))
-        _write_parts(paths, publisher, "train_{n}", gold, subsets, summary, inputs=[paths.train])
-        for source in present:
-            _write_parts(paths, publisher, source.name, _rows_of(source, belongs[source.owner]), subsets, summary,
-                         inputs=[paths.train, source.path])
+        subsets = _subsets_of(opts, paths, train := IdMap())
+        of_train = Owners(train, subsets.holding)
+        owners = {"id": of_train, "source_id": _synthetic_owners(paths, of_train) if os.path.lexists(paths.synthetic) else of_train}
+        with ExitStack() as stack:  # no file is replaced before all have been looked at
+            gold = ((row["id"], to_line(row)) for row in read_train(paths, again=True))
+            parts = [Parts(stack, paths, "train_{n}", [paths.train]).filled(gold, of_train)]
+            for source in present:
+                part = Parts(stack, paths, source.name, [paths.train, source.path])
+                parts.append(part.filled(_rows_of(source, owners[source.owner]), owners[source.owner]))
+        for part in parts:
+            part.publish(publisher, summary)
         publisher.remove_others(paths.sized(size, source.name) for size in SIZES for source in sources)
-        summary.accounts.append(Account("sentences", len(ids), {"in all sizes": len(subsets[0.25]), "from 500 on":
-                                len(subsets[0.5]) - len(subsets[0.25]), "in 1000 only": len(ids) - len(subsets[0.5])}))
+        small, half, full = (subsets.size(share) for share in SIZES.values())
+        summary.accounts.append(Account("sentences", full, {"in all sizes": small, "from 500 on": half - small,
+                                                            "in 1000 only": full - half}))
         summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
 
@@ -114,60 +119,103 @@ def _say_what_is_missing(paths: RunPaths, summary: Summary, sources: Sequence[So
                          f"{made.get('command') or source.made_by}")
 
 
-def _synthetic_owners(paths: RunPaths, ids: Collection[str]) -> dict[str, str]:
-    """Synthetic sentence -> the training sentence from which it was written, in file order."""
-    for _ in read_sentences(paths.synthetic, may_be_empty=True, again=True):
-        pass  # the format is checked; line numbers are needed below
+@dataclass(frozen=True)
+class Owners:
+    """Sentences by id. places: their lines. sizes: of an id, for each size whether it belongs there."""
+
+    places: IdMap
+    sizes: Callable[[str], Sequence[bool]]
+
+
+def _subsets_of(opts: Options, paths: RunPaths, ids: IdMap) -> Subsets:
+    """The subsets of the training sentences; ``ids`` is filled with their lines."""
+    subsets = Subsets(SIZES.values(), seed=opts.seed)
+    for row in read_train(paths, ids=ids):
+        subsets.add(row["id"])
+    subsets.settle(lambda: (row["id"] for row in read_train(paths, again=True)))
+    return subsets
+
+
+def _synthetic_owners(paths: RunPaths, train: Owners) -> Owners:
+    """The synthetic sentences; each goes where the training sentence goes from which it was written."""
     problems = Problems(paths.synthetic, paths.missing("s2_continous_generation"))
-    owners = {}
-    for line, row in read_objects(paths.synthetic, problems):
-        owner = str(row.get("source_id"))
-        if owner not in ids:
-            problems.add(line, f"sentence {short(row.get('id'))} was written from {short(owner)}, which is not in {paths.train}.")
-        owners[str(row.get("id"))] = owner
+    lines, sizes = IdMap(), bytearray()  # sizes: as bits, by line
+    for row in read_sentences(paths.synthetic, may_be_empty=True, again=True, ids=lines):
+        line, owner = lines.get(row["id"]), str(row.get("source_id"))
+        if owner not in train.places:
+            problems.add(line, f"sentence {short(row['id'])} was written from {short(owner)}, which is not in {paths.train}.")
+        sizes.extend(bytes(line + 1 - len(sizes)))
+        sizes[line] = sum(is_in << bit for bit, is_in in enumerate(train.sizes(owner)))
     problems.raise_if_any()
-    return owners
+    return Owners(lines, lambda identity: [sizes[lines.get(identity)] >> bit & 1 for bit in range(len(SIZES))])
 
 
-def _check(source: Source, belongs: Mapping[str, str]) -> None:
-    """Every row of a file belongs to a sentence, once, and the rows stand in the order of the sentences.
+def _rows_of(source: Source, owners: Owners) -> Iterator[tuple[str, bytes]]:
+    """(id, line to write) of every row.
 
-    belongs: id of a row -> id of the training sentence that decides where it goes, in file order.
+    Raises:
+        UserError: at the end, for rows that belong to no sentence, stand there twice, or not in the order of the sentences.
     """
     problems = Problems(source.path, f"Make the file again with: {source.made_by}")
-    places = {identity: place for place, identity in enumerate(belongs)}
-    last = -1
-    for line, row in read_objects(source.path, problems):
-        place = places.get(str(row.get("id")), -1)
-        if place < 0:
-            problems.add(line, f"id {short(row.get('id'))} is not among the sentences it belongs to.")
+    last = 0
+    for line, identity, raw in _lines_of(source.path, problems):
+        place = owners.places.get(identity)
+        if place is None:
+            problems.add(line, f"id {short(identity)} is not among the sentences it belongs to.")
         elif place <= last:
-            problems.add(line, f"id {short(row.get('id'))} stands there twice or out of the order of the sentences.")
-        last = max(last, place)
+            problems.add(line, f"id {short(identity)} stands there twice or out of the order of the sentences.")
+        else:
+            last = place
+            yield identity, raw
     problems.raise_if_any()
 
 
-def _rows_of(source: Source, belongs: Mapping[str, str]) -> Iterator[tuple[str, Record]]:
-    return ((belongs[str(row["id"])], row) for _, row in read_objects(source.path, Problems(source.path, "")))
+def _lines_of(path: Path, problems: Problems) -> Iterator[tuple[int, str, bytes]]:
+    """(number, id, line to write) of every row; lines that a step has written are copied as they are."""
+    if not is_as_written(path):
+        yield from ((line, str(row.get("id")), to_line(row)) for line, row in read_objects(path, problems))
+        return
+    with open_input(path) as file:
+        for line, raw in lines_of(file):
+            if match := _ID.match(raw):
+                yield line, match[1].decode(), raw
+            else:  # an id with a quote in it, or a number
+                yield line, str(parsed(raw)["id"]), raw
 
 
-def _write_parts(paths: RunPaths, publisher: Publisher, name: str, rows: Iterable[tuple[str, Record]],
-                 subsets: Mapping[float, Collection[str]], summary: Summary, *, inputs: Sequence[Path]) -> None:
-    """Write the parts of one file, all sizes in one pass. Each row comes with the id that decides where it goes."""
-    outputs = {size: paths.to_write(paths.sized(size, name)) for size in SIZES}
-    counts = dict.fromkeys(SIZES, 0)
-    with ExitStack() as stack:
-        files = {size: stack.enter_context(writing(path)) for size, path in outputs.items()}
-        for owner, row in rows:
-            line = to_line(row)
-            for size, share in SIZES.items():
-                if owner in subsets[share]:
-                    files[size].write(line)
-                    counts[size] += 1
-    complete = read_manifest(inputs[-1]).get("complete") is not False
-    for size, path in outputs.items():
-        publisher.publish(path, files[size].hexdigest(), {"rows": counts[size]}, complete=complete, inputs=inputs)
-        summary.outputs[str(path)] = counts[size]
+class Parts:
+    """The parts of one file, one for each size, in the making."""
+
+    def __init__(self, stack: ExitStack, paths: RunPaths, name: str, inputs: Sequence[Path]) -> None:
+        """stack: closes them, and puts them in their places if all went well."""
+        self._inputs, self._paths = inputs, [paths.to_write(paths.sized(size, name)) for size in SIZES]
+        self._files = [stack.enter_context(writing(path)) for path in self._paths]
+        self._counts = [0] * len(SIZES)
+
+    def filled(self, rows: Iterable[tuple[str, bytes]], owners: Owners) -> Parts:
+        """Write (id, line) of every row into the sizes that it belongs to."""
+        waiting: list[list[bytes]] = [[] for _ in SIZES]  # written together, many at a time
+        for identity, line in rows:
+            for lines, is_in in zip(waiting, owners.sizes(identity)):
+                if is_in:
+                    lines.append(line)
+            if len(waiting[-1]) >= _TOGETHER:
+                self._write(waiting)
+        self._write(waiting)
+        return self
+
+    def _write(self, waiting: Sequence[list[bytes]]) -> None:
+        for number, lines in enumerate(waiting):
+            self._files[number].write(b"".join(lines))
+            self._counts[number] += len(lines)
+            lines.clear()
+
+    def publish(self, publisher: Publisher, summary: Summary) -> None:
+        """Their manifests, once they are in their places."""
+        complete = read_manifest(self._inputs[-1]).get("complete") is not False
+        for path, file, count in zip(self._paths, self._files, self._counts):
+            publisher.publish(path, file.hexdigest(), {"rows": count}, complete=complete, inputs=self._inputs)
+            summary.outputs[str(path)] = count
 
 
 def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:

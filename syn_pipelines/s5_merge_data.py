@@ -16,27 +16,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from syn_pipelines.utils.bulk_merge import Apart, Careful, Files, merge_alike
 from syn_pipelines.utils.decisions import GOLD
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.fusion import ITEM_KEYS, Canonical, FusionStats, as_entity, extension_spans, label_file
+from syn_pipelines.utils.fusion import FusionStats, label_file
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import Problems, file_hash, read_json, read_objects, write_json, write_jsonl
-from syn_pipelines.utils.labels import AliasMap, check_maps, clashes, read_target_labels
-from syn_pipelines.utils.language import Language, language_of
-from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
-from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, blankless, command_of, load_options, option
-from syn_pipelines.utils.packing import plain_path
+from syn_pipelines.utils.jsonl import file_hash, read_json, to_line, write_json, writing
+from syn_pipelines.utils.labels import Labels
+from syn_pipelines.utils.language import is_dense
+from syn_pipelines.utils.manifest import Publisher, is_as_written, is_current, read_manifest, warn_of_stale
+from syn_pipelines.utils.merging import Merged, Merger
+from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, between, blankless, command_of, load_options, option
+from syn_pipelines.utils.packing import Output, plain_path
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
-from syn_pipelines.utils.records import STATUSES, Record, read_sentences, read_train, short
+from syn_pipelines.utils.records import read_train
 from syn_pipelines.utils.reviews import Reviews, accounts_of, review_files
-from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
+from syn_pipelines.utils.summary import Summary, run_script, step_log
+from syn_pipelines.utils.workers import worker_count
 
 STEP = "s5_merge_data"
 KNOWLEDGE = PROJECT_ROOT / "data" / "fusion_knowledge"
@@ -52,51 +54,8 @@ class Options(TextOptions):
     entity_label: str = option(str(KNOWLEDGE / "entity_label.json"), "label map of entity types")
     pos_label: str = option(str(KNOWLEDGE / "pos_label.json"), "label map of POS tags")
     apply_gold_review: bool = option(False, "change gold labels as gold_corrections.jsonl says")
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Target labels (without O) and the two maps onto extension labels."""
-
-    targets: tuple[str, ...]
-    entity: AliasMap
-    pos: AliasMap
-    prefix: str
-
-    @classmethod
-    def load(cls, opts: Options, paths: RunPaths, summary: Summary | None = None) -> Labels:
-        """Read and check all label files.
-
-        Raises:
-            UserError: a file is missing or broken, or an extension label equals a target label.
-        """
-        labels = cls(tuple(read_target_labels(paths.labels)), AliasMap.load(opts.entity_label, fallback="OTHER"),
-                     AliasMap.load(opts.pos_label, fallback="WORD"), opts.label_prefix)
-        check_maps(labels.entity, labels.pos)
-        equal, nearly = clashes(labels.targets, labels.extension)
-        if equal:
-            raise UserError(f"{paths.labels}: the target labels {', '.join(equal)} are also extension labels of "
-                            f"{opts.entity_label} or {opts.pos_label}; the model's guesses would pass as gold. Give the "
-                            "extension labels a prefix, such as --label_prefix=X_, or rename them in the map.")
-        if nearly and summary:
-            summary.warn(f"{paths.labels}: extension labels differ from target labels by case only: {', '.join(nearly)}. "
-                         "--label_prefix=X_ would keep them apart for readers.")
-        return labels
-
-    @property
-    def extension(self) -> list[str]:
-        """All extension labels, with the prefix."""
-        return [self.prefix + name for name in (*self.entity.labels, *self.pos.labels)]
-
-    def canonical(self, mode: str) -> Canonical:
-        """raw type -> (label with prefix, whether the raw type is known)."""
-        aliases = self.entity if mode == "entity" else self.pos
-
-        @lru_cache(maxsize=4096)  # a model uses a few dozen types, and an unknown one is looked up in four ways
-        def label(raw: object) -> tuple[str, bool]:
-            name, known = aliases.canonical(raw)
-            return self.prefix + name, known
-        return label
+    workers: int = option(0, "processes that merge at the same time; 0: one for each core where the files are large",
+                          check=between(0, 1024))
 
 
 def settings_of(opts: Options) -> dict[str, Any]:
@@ -123,30 +82,35 @@ def run(opts: Options) -> Summary:
     return summary
 
 
-def merge_halves(opts: Options, paths: RunPaths, summary: Summary) -> None:
-    """The halves that --is_syn names, under the lock of this step; step 8 does this too."""
+def merge_halves(opts: Options, paths: RunPaths, summary: Summary) -> dict[bool, dict[int, Merged]]:
+    """The halves that --is_syn names, under the lock of this step; step 8 does this too.
+
+    Returns:
+        by half (whether it is the synthetic one) and size what was merged; nothing for a half that is not there.
+    """
     labels = Labels.load(opts, paths, summary)
-    language = language_of(opts, (s["text"] for s in read_train(paths, again=True)))
-    halves = [merge_half(opts, paths, labels, language, summary, synthetic=synthetic)
-              for synthetic in (False, True) if opts.is_syn in ("both", str(int(synthetic)))]
-    merged = [reviews for reviews in halves if reviews]
+    dense = is_dense(opts, (s["text"] for s in read_train(paths, again=True)))
+    halves = {synthetic: merge_half(opts, paths, labels, dense, summary, synthetic=synthetic)
+              for synthetic in (False, True) if opts.is_syn in ("both", str(int(synthetic)))}
+    merged = [sizes[1000].reviews for sizes in halves.values() if sizes]
     summary.accounts += accounts_of(merged) if opts.is_syn == "both" else accounts_of(merged, "not_in_this_half")
     if opts.apply_gold_review and not (paths.run / GOLD).exists():
         summary.warn(f"{paths.run / GOLD}: not there, so --apply_gold_review has no effect.")
+    return halves
 
 
-def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Language, summary: Summary, *,
-               synthetic: bool) -> Reviews | None:
+def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summary: Summary, *,
+               synthetic: bool) -> dict[int, Merged]:
     """Merge the original or the synthetic sentences at every size; their label file counts size 1000.
 
-    Returns the decisions of people as they were applied at that size; None where the half is not there.
+    Returns what was merged by size; {} where the half is not there.
     """
     kind, tail = ("synthetic_fusion", "_synthetic") if synthetic else ("fusion", "")
     outputs = {size: paths.sized(size, f"train_{{n}}_{kind}") for size in SIZES}
     inputs = {size: _inputs(paths, size, tail) for size in SIZES}
     maps = [paths.train, paths.labels, Path(opts.entity_label), Path(opts.pos_label), *review_files(paths)]
     publisher = Publisher(paths, STEP, settings_of(opts), [*maps, *(p for found in inputs.values() for p in found)],
-                          command_of(opts, is_syn=int(synthetic), config=None, seed=None))
+                          command_of(opts, is_syn=int(synthetic), config=None, seed=None, workers=None))
     missing = [f"{inputs[size][0]}" for size in SIZES if not os.path.lexists(inputs[size][0])]
     if missing and not synthetic:
         raise UserError(f"{missing[0]}: does not exist. {paths.missing('s4_split_data')}")
@@ -155,26 +119,63 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, language: Languag
                      f"{paths.command('s2_continous_generation')}, then {paths.command('s4_split_data')}")
         publisher.remove_others([*outputs.values(), paths.label_file(kind)])
         _write_unmapped(opts, paths, "synthetic", FusionStats(), summary)
-        return None
+        return {}
     # Read after the publisher has hashed them: a decision that comes in between makes the files out of date, never unseen.
     reviews = Reviews.load(paths, labels.targets, synthetic=synthetic, apply_gold=opts.apply_gold_review)
     reviews.refuse_unknown(labels.extension)
     _say_what_is_missing(paths, summary, inputs, synthetic)
     targets = [paths.sized(size, "train_{n}_synthetic_target") for size in SIZES if synthetic]
     summary.warnings += warn_of_stale(paths, [*targets, *(p for found in inputs.values() for p in found if p not in targets)])
-    for size in SIZES:
-        merge = Merge(labels, language, paths, reviews.afresh())
-        outputs[size] = paths.to_write(outputs[size])
-        count, digest = write_jsonl(outputs[size], merge.rows(*inputs[size]))
-        publisher.publish(outputs[size], digest, merge.counts(), inputs=[*maps, *inputs[size]], dense=language.dense)
-        summary.outputs[str(outputs[size])] = count
-    content = label_file(labels.targets, merge.placed)  # of the last size, 1000
+    outputs = {size: paths.to_write(path) for size, path in outputs.items()}
+    files = {size: (outputs[size], [*found, *[None] * (4 - len(found))]) for size, found in inputs.items()}
+    written = merge_files(opts, paths, files, Merger(labels, dense, reviews), synthetic=synthetic, dense=dense)
+    for size, (merged, digest) in written.items():
+        publisher.publish(outputs[size], digest, merged.counts(), inputs=[*maps, *inputs[size]], dense=dense)
+        summary.outputs[str(outputs[size])] = merged.sentences
+    merged = written[1000][0]
+    content = label_file(labels.targets, merged.placed)
     digest = write_json(paths.label_file(kind), content)
     publisher.publish(paths.label_file(kind), digest, {"labels": len(content)}, inputs=[*maps, *inputs[1000]])
     summary.outputs[str(paths.label_file(kind))] = len(content)
-    _write_unmapped(opts, paths, "synthetic" if synthetic else "gold", merge.fusion, summary)
-    summary.accounts += merge.accounts("synthetic" if synthetic else "original")
-    return merge.reviews
+    _write_unmapped(opts, paths, "synthetic" if synthetic else "gold", merged.fusion, summary)
+    summary.accounts += merged.accounts("synthetic" if synthetic else "original")
+    return {size: part for size, (part, _) in written.items()}
+
+
+def merge_files(opts: Options, paths: RunPaths, files: Mapping[int, tuple[Path, Files]], merger: Merger, *, synthetic: bool,
+                dense: bool) -> dict[int, tuple[Merged, str]]:
+    """Write (output, files it is made from) of every size: all in one pass as far as the smaller ones are parts of the largest.
+
+    Returns:
+        by size what was merged, and the sha256 of the output. UserError names what is wrong, as if each was merged alone.
+    """
+    arguments = {"paths": [str(paths.file_dir), paths.file_name, paths.save_type_name], "dense": dense, "synthetic": synthetic,
+                 "apply_gold": opts.apply_gold_review,
+                 "as_written": all(is_as_written(path) for _, found in files.values() for path in found[1:3] if path),
+                 "maps": {name: getattr(opts, name) for name in ("entity_label", "pos_label", "label_prefix")}}
+    workers = worker_count(opts.workers, filter(None, files[max(files)][1]))
+    written: dict[int, tuple[Merged, Output]] = {}
+    with ExitStack() as finished:  # no file is replaced before all have been looked at
+        try:
+            alike = sorted(files, reverse=True)
+            while alike:
+                try:
+                    with ExitStack() as stack:
+                        outputs = [stack.enter_context(writing(files[size][0])) for size in alike]
+                        merged = merge_alike([files[size][1] for size in alike], outputs, merger.afresh, workers=workers,
+                                             arguments=arguments)
+                        finished.push(stack.pop_all())
+                except Apart as apart:
+                    alike = alike[:apart.number]
+                else:
+                    written |= {size: result for size, *result in zip(alike, merged, outputs)}
+                    alike = sorted(set(files) - set(written), reverse=True)
+        except Careful:
+            for size in (size for size in files if size not in written):
+                written[size] = merger.afresh(), finished.enter_context(writing(files[size][0]))
+                for row in merger.rows(paths, files[size][1], written[size][0]):
+                    written[size][1].write(to_line(row))
+    return {size: (written[size][0], written[size][1].hexdigest()) for size in files}
 
 
 def _inputs(paths: RunPaths, size: int, tail: str) -> list[Path]:
@@ -212,126 +213,6 @@ def _say_what_is_missing(paths: RunPaths, summary: Summary, inputs: Mapping[int,
                          f"rest with: {ask_rest}, then {paths.command('s4_split_data')}")
     if not any(p.is_file() for p in inputs[1000][1:3]) and not synthetic:
         raise UserError(f"{inputs[1000][1]}: there is no annotation to merge. {paths.missing('s4_split_data')}")
-
-
-class Merge:
-    """One subset: joins sentences with their annotations by id, in one pass, and keeps account."""
-
-    def __init__(self, labels: Labels, language: Language, paths: RunPaths, reviews: Reviews) -> None:
-        self.labels, self.language, self.paths, self.reviews = labels, language, paths, reviews
-        self._canonical = {mode: labels.canonical(mode) for mode in MODES}
-        self.fusion = FusionStats()
-        self.sentences = self.gold = self.predicted = 0
-        self.annotated: Counter[str] = Counter()
-
-    def rows(self, source: Path, entity: Path, pos: Path, target: Path | None = None) -> Iterator[Record]:
-        """Sentences with gold (or predicted target) entities first, then the extension entities, as people have left them."""
-        step = "s3_predict_syn_data" if plain_path(source).stem.endswith("_synthetic") else "s1_predict_data"
-        annotations = {mode: Joined(path, f"Make it again with: {self.paths.command(step, mode=mode)}, then "
-                                          f"{self.paths.command('s4_split_data')}")
-                       for mode, path in (("entity", entity), ("pos", pos))}
-        predictions = None
-        if target:
-            predict_again = self.paths.missing("s7_pred_syn_data")
-            for _ in read_sentences(target, may_be_empty=True, again=True, advice=predict_again):
-                pass  # their format; Joined only matches the rows
-            predictions = Joined(target, predict_again)
-        for sentence in read_sentences(source, targets=self.labels.targets, may_be_empty=True, again=True,
-                                       advice=self.paths.missing("s4_split_data")):
-            items = {mode: self._items(mode, joined, sentence) for mode, joined in annotations.items()}
-            found = sentence["entities"]
-            if predictions and (row := predictions.of(sentence, required=True)):
-                found = row["entities"]
-                self.predicted += len(found)
-            spans = extension_spans(sentence["text"], items["entity"], items["pos"], dense=self.language.dense,
-                                    entity_label=self._canonical["entity"], pos_label=self._canonical["pos"],
-                                    stats=self.fusion)
-            self.sentences += 1
-            self.gold += len(sentence["entities"])
-            added = [as_entity(sentence["text"], (start, end), label) for start, end, label in spans]
-            # Tags cannot say what the extension labels say, so a "label" list would now be wrong.
-            entities = self.reviews.entities(sentence, [*found, *added])
-            yield {**{k: v for k, v in sentence.items() if k != "label"}, "entities": entities}
-        for joined in (*annotations.values(), *([predictions] if predictions else [])):
-            joined.finish()
-
-    def _items(self, mode: str, joined: Joined, sentence: Record) -> Sequence[Mapping[str, str]]:
-        row = joined.of(sentence)
-        if row and not _is_annotation(row, mode):
-            joined.refuse(f"holds no known 'status' or no list 'items' of objects with the texts {' and '.join(ITEM_KEYS[mode])}.")
-            row = None
-        self.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
-        return row["items"] if row else []
-
-    def accounts(self, which: str) -> list[Account]:
-        """Items by mode, and what became of them, at size 1000."""
-        result = []
-        for mode in MODES:
-            unplaced = self.fusion.unplaced.get(mode, Counter())
-            if self.fusion.items[mode]:
-                result.append(Account(f"{mode} items of the {which} sentences", self.fusion.items[mode], {
-                    "placed": self.fusion.placed[mode], "not placed": sum(unplaced.values())}, dict(unplaced)))
-        return result
-
-    @property
-    def placed(self) -> Counter[str]:
-        """Extension spans in the rows, by label."""
-        total = Counter(self.fusion.spans)
-        total.update(self.reviews.extension)
-        return total
-
-    def counts(self) -> dict[str, Any]:
-        """For the manifest."""
-        stats = self.fusion
-        return {"sentences": self.sentences, "gold_entities": self.gold, "predicted_entities": self.predicted,
-                "annotations": with_reasons(self.annotated),
-                "items": with_reasons(stats.items), "placed": with_reasons(stats.placed),
-                "folded": with_reasons(stats.folded),
-                "not_placed": {mode: with_reasons(stats.unplaced[mode]) for mode in MODES if mode in stats.unplaced},
-                "extension_spans": self.placed.total(), "repeated": stats.repeated, **self.reviews.counts()}
-
-
-def _is_annotation(row: Record, mode: str) -> bool:
-    status, items = row.get("status"), row.get("items")
-    surface, kind = ITEM_KEYS[mode]
-    return status in STATUSES and isinstance(items, list) and all(
-        isinstance(i, dict) and isinstance(i.get(surface), str) and isinstance(i.get(kind), str) for i in items)
-
-
-class Joined:
-    """Rows of a file that stand in the order of the sentences, matched by id; a sentence may have none.
-
-    ``finish`` raises what is wrong with them, all of it together.
-    """
-
-    def __init__(self, path: Path, advice: str) -> None:
-        self._problems = Problems(path, advice)
-        self._rows = read_objects(path, self._problems) if os.path.lexists(path) else iter(())
-        self._line, self._next = 0, next(self._rows, None)
-
-    def of(self, sentence: Record, *, required: bool = False) -> Record | None:
-        """The row of this sentence; that a ``required`` one is not there is noted."""
-        if self._next is None or str(self._next[1].get("id")) != sentence["id"]:
-            if required and not self._problems.found:  # a broken line is passed over, what follows is as it should be
-                self.refuse(f"the row of sentence {sentence['id']!r} should follow here.")
-            return None
-        (self._line, row), self._next = self._next, next(self._rows, None)
-        if row.get("text") != sentence["text"]:
-            self.refuse(f"its text is not that of sentence {sentence['id']!r}: it was made from another version of the data.")
-            return None
-        return row
-
-    def refuse(self, problem: str) -> None:
-        """Note what is wrong with the row that ``of`` gave last."""
-        self._problems.add(self._line, problem)
-
-    def finish(self) -> None:
-        """Every row must have found its sentence, and none been refused. UserError otherwise."""
-        self._problems.raise_if_any()
-        if self._next is not None:
-            line, row = self._next
-            self._problems.add(line, f"id {short(row.get('id'))} is not among the sentences of this subset, or out of their order.")
-            self._problems.raise_if_any()
 
 
 def _write_unmapped(opts: Options, paths: RunPaths, half: str, stats: FusionStats, summary: Summary) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from syn_pipelines import s5_merge_data as s5
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import label_file
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import read_json, write_json, write_jsonl
+from syn_pipelines.utils.jsonl import open_input, read_json, write_json, writing
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import Publisher, is_current, warn_of_stale
 from syn_pipelines.utils.options import command_of, load_options
 from syn_pipelines.utils.paths import SIZES, RunPaths
-from syn_pipelines.utils.records import Record, read_sentences
+from syn_pipelines.utils.records import read_sentences
 from syn_pipelines.utils.summary import Summary, run_script, step_log
 
 STEP = "s8_process_label_and_combine"
@@ -59,19 +59,20 @@ def run(opts: Options) -> Summary:
     with step_log(opts, paths) as summary, lock(paths.journals, STEP), lock(paths.journals, s5.STEP):
         targets = read_target_labels(paths.labels)
         _check_predictions(paths, targets)
-        s5.merge_halves(s5.Options(**{**shared, "is_syn": "both"}), paths, summary)
+        merged = s5.merge_halves(s5.Options(**{**shared, "is_syn": "both"}), paths, summary)
         summary.outputs.clear()  # those of step 5; the summary names what this step makes of them
         halves = {size: _halves(paths, size) for size in SIZES}
         wanted = [paths.labels, *(p for found in halves.values() for p in found)]
-        publisher = Publisher(paths, STEP, {}, wanted, command_of(opts, is_syn=None, config=None, seed=None))
+        publisher = Publisher(paths, STEP, {}, wanted, command_of(opts, is_syn=None, config=None, seed=None, workers=None))
         _say_what_stays_out(paths, summary)
         for size in SIZES:
-            counts: Counter[str] = Counter()
             output = paths.to_write(paths.sized(size, "train_{n}_syn_fusion"))
-            count, digest = write_jsonl(output, _rows(paths, size, set(targets), counts))
-            publisher.publish(output, digest, {"sentences": count, "extension_spans": sum(counts.values())},
+            parts = [merged[synthetic][size] for synthetic in _combined(paths, size)]
+            counts = sum((part.placed for part in parts), Counter())  # of extension spans by label
+            digest = _join(output, [halves[size][synthetic] for synthetic in _combined(paths, size)])
+            summary.outputs[str(output)] = sum(part.sentences for part in parts)
+            publisher.publish(output, digest, {"sentences": summary.outputs[str(output)], "extension_spans": counts.total()},
                               inputs=[paths.labels, *halves[size]])
-            summary.outputs[str(output)] = count
         content = label_file(targets, counts)
         digest = write_json(paths.label_file("syn_fusion"), content)
         publisher.publish(paths.label_file("syn_fusion"), digest, {"labels": len(content)})
@@ -94,12 +95,20 @@ def _halves(paths: RunPaths, size: int) -> list[Path]:
     return [paths.sized(size, f"train_{{n}}_{kind}") for kind in ("fusion", "synthetic_fusion", "synthetic_target")]
 
 
-def _rows(paths: RunPaths, size: int, targets: set[str], counts: Counter[str]) -> Iterator[Record]:
-    """Synthetic sentences if they have target labels, then the original ones; counts their extension spans by label."""
-    fusion, synthetic, _ = _halves(paths, size)
-    if synthetic.is_file() and s5.current_targets(paths, size):
-        yield from _counted(synthetic, targets, counts)
-    yield from _counted(fusion, targets, counts)
+def _combined(paths: RunPaths, size: int) -> list[bool]:
+    """The halves that are put together (True: the synthetic one): the synthetic sentences only if they have target labels."""
+    ready = _halves(paths, size)[1].is_file() and s5.current_targets(paths, size)
+    return [True, False] if ready else [False]
+
+
+def _join(output: Path, parts: Sequence[Path]) -> str:
+    """Write one file behind the other; their rows were merged just now. Returns the sha256."""
+    with writing(output) as file:
+        for path in parts:
+            with open_input(path) as part:
+                while block := part.read(1 << 20):
+                    file.write(block)
+    return file.hexdigest()
 
 
 def _say_what_stays_out(paths: RunPaths, summary: Summary) -> None:
@@ -107,12 +116,6 @@ def _say_what_stays_out(paths: RunPaths, summary: Summary) -> None:
     if sizes:
         summary.warn(f"{_halves(paths, sizes[0])[2]}: not there or out of date, so the synthetic sentences stay out of the "
                      f"{', '.join(map(str, sizes))} sets. Make it with: {paths.command('s7_pred_syn_data')}")
-
-
-def _counted(path: Path, targets: set[str], counts: Counter[str]) -> Iterator[Record]:
-    for row in read_sentences(path, may_be_empty=True, again=True):
-        counts.update(e["entity"] for e in row["entities"] if e["entity"] not in targets)
-        yield row
 
 
 def present_path(paths: RunPaths) -> Path:

@@ -36,3 +36,18 @@ def test_takes_no_more_memory_than_it_says():
             if i > 10_000 and i % 500 == 0:
                 held = sum(part.itemsize * len(part) for part in (*numbers._keys, *numbers._values))
                 assert held <= (most + 1) * len(numbers)
+
+
+@given(st.lists(st.tuples(IDS, st.integers(0, 2**32 - 1)), max_size=200))
+def test_an_id_keeps_the_number_that_it_was_given_first(pairs):
+    found, wanted = IdMap(), {}
+    for identity, number in pairs:
+        assert found.setdefault(identity, number) == wanted.get(identity)
+        wanted.setdefault(identity, number)
+    assert len(found) == len(wanted) and all(found.get(identity) == number for identity, number in wanted.items())
+
+
+def test_first_numbers_are_kept_while_it_grows():
+    numbers = IdMap()
+    assert all(numbers.setdefault(str(i), i) is None for i in range(50_000))
+    assert all(numbers.setdefault(str(i), 0) == i for i in range(50_000)) and len(numbers) == 50_000

@@ -205,12 +205,12 @@ def test_a_clock_that_is_set_back_changes_nothing(script, undisturbed, tmp_path)
     assert all(row["seconds"] >= 0 for row in read_rows(made / "run.log.jsonl"))
 
 
-def test_only_the_times_of_log_lines_and_decisions_are_read_from_a_clock_that_can_be_set():
+def test_only_the_times_of_log_lines_and_decisions_and_the_age_of_files_are_read_from_a_clock_that_can_be_set():
     found = [(path.name, ast.unparse(node)) for path in sorted((ROOT / "syn_pipelines").rglob("*.py"))
              for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
              if (isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "time.time_ns"))
              or (isinstance(node, ast.ImportFrom) and node.module == "time")]
-    assert {name for name, _ in found} == {"summary.py", "decisions.py", "store.py", "import_annotations.py"} and len(found) == 4
+    assert {name for name, _ in found} == {"summary.py", "decisions.py", "store.py", "import_annotations.py", "jsonl.py"} and len(found) == 5
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import (
     Problems,
+    _parsed_slowly,
     file_hash,
+    parsed,
     read_json,
     read_lines,
     read_objects,
@@ -172,6 +174,23 @@ def test_json_written_is_json_read(tmp_path_factory, value):
     assert read_json(path) == value
 
 
+PIECES = st.lists(st.sampled_from([
+    '{"a": 1, "a": 2}', '{"a" : 1,"a":2}', '{"a:": "b\\":"}', '{"\\u003a": 1}', '{"a": "\\u0022:", "a": 1}', "18446744073709551616",
+    "-9223372036854775809", "1e22", "1e999", "-0", "0.1", "1E5", "NaN", '"\\ud800"', '"\\ud83d\\ude00"', '"\\/"', "[", "]", "{", "}", ",", ":",
+    '"x"', "true", " ", "\t", "\x00", "é", "\ufeff", '"a": ', "[" * 101 + "]" * 101, '{"a": {"b": [' * 40 + "1" + "]}}" * 40]), max_size=6).map("".join)
+
+
+@given(PIECES | VALUES.map(lambda value: json.dumps(value, ensure_ascii=False)) | VALUES.map(json.dumps))
+def test_the_fast_reader_gives_what_the_careful_one_gives(text):
+    def outcome(read, *arguments):
+        try:
+            value = read(*arguments)
+            return repr(value)
+        except ValueError as error:
+            return str(error)
+    assert outcome(parsed, text) == outcome(_parsed_slowly, text, True) == outcome(parsed, text.encode())
+
+
 # --- files appear whole --------------------------------------------------------------------------------------------
 
 def failing_rows(error: BaseException):
@@ -239,3 +258,17 @@ def test_the_hash_is_the_same_on_python_3_10(path, monkeypatch):
     expected = file_hash(path)
     monkeypatch.delattr(hashlib, "file_digest")
     assert file_hash(path) == expected
+
+
+def test_a_file_that_changes_is_hashed_again_even_at_the_same_time_and_size(path):
+    for content in (b"old", b"new", b"own"):
+        path.write_bytes(content)
+        os.utime(path, ns=(1_000_000_000, 1_000_000_000))
+        assert file_hash(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_the_hash_of_a_file_just_written_is_known_until_somebody_changes_it(path):
+    _, digest = write_jsonl(path, [{"a": 1}])
+    assert file_hash(path) == digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(b'{"a": 2}\n')
+    assert file_hash(path) != digest

@@ -17,7 +17,7 @@ from syn_pipelines import s4_split_data as s4
 from syn_pipelines import s5_merge_data as s5
 from syn_pipelines import s6_combine_syn_fusion_label as s6
 from syn_pipelines.tools import _ledger_merge
-from syn_pipelines.utils import fusion
+from syn_pipelines.utils import fusion, merging
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.paths import manifest_path
 
@@ -50,7 +50,7 @@ def test_items_that_the_merge_itself_loses_are_found(tmp_path, monkeypatch):
         return real(tokens, list(entity_items)[:-1], list(pos_items)[:-1], **options)
 
     real = fusion.extension_spans
-    for module in (s5, _ledger_merge):  # the same defect where the files are made and where they are recounted
+    for module in (merging, _ledger_merge):  # the same defect where the files are made and where they are recounted
         monkeypatch.setattr(module, "extension_spans", lossy)
     run = new_run(tmp_path, train=6)
     run.ask()

@@ -22,8 +22,9 @@ from pipeline import (
     write_run,
 )
 
-from syn_pipelines.s4_split_data import main, nested_subsets
+from syn_pipelines.s4_split_data import main
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.subsets import nested_subsets
 
 SIZES = {250: 3, 500: 6, 1000: 12}
 KINDS = ["train_{n}", "entity_train_{n}", "pos_train_{n}", "train_{n}_synthetic", "entity_train_{n}_synthetic",

@@ -20,6 +20,8 @@ from syn_pipelines.utils.decisions import text_hash
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import ITEM_KEYS, FusionStats, extension_spans
 from syn_pipelines.utils.jsonl import lines_of, open_input, parsed
+from syn_pipelines.utils.labels import Labels
+from syn_pipelines.utils.merging import Joined
 from syn_pipelines.utils.packing import in_any_order
 from syn_pipelines.utils.paths import MODES, RunPaths
 from syn_pipelines.utils.records import Record, problems_of_entities, read_sentences, short
@@ -64,7 +66,7 @@ class Sentence:
 class Corpus:
     """Both halves of a run at one size. ``locate`` what is to be read, then ``read`` it."""
 
-    def __init__(self, paths: RunPaths, size: int, labels: s5.Labels, dense: bool) -> None:
+    def __init__(self, paths: RunPaths, size: int, labels: Labels, dense: bool) -> None:
         """Raises UserError: step 4 has not run."""
         self.paths, self.size, self.labels, self.dense = paths, size, labels, dense
         self._canonical = {mode: labels.canonical(mode) for mode in MODES}
@@ -103,7 +105,7 @@ class Corpus:
         """All of them, one pass over all files. spans: False leaves those of the LLM out, which take most of the time."""
         advice = self.paths.missing("s4_split_data")
         for synthetic, files in self.files.items():
-            joined = {name: s5.Joined(path, advice) for name, path in files.items() if name in ("entity", "target") or
+            joined = {name: Joined(path, advice) for name, path in files.items() if name in ("entity", "target") or
                       spans and name == "pos"}
             for row in read_sentences(files["sentence"], may_be_empty=True, again=True, advice=advice):
                 others = {name: found for name, rows in joined.items() if (found := rows.of(row))}

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from syn_pipelines.s5_merge_data import Labels
 from syn_pipelines.tools._diagnosis import Case, Check, ok, problem, told, warning
 from syn_pipelines.utils.dry_run import prompt_as_sent
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import Replies
-from syn_pipelines.utils.labels import clashes
+from syn_pipelines.utils.labels import Labels, clashes
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.llm import LEAST_REPLY_TOKENS, Request
 from syn_pipelines.utils.manifest import stale_files

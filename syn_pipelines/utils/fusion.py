@@ -31,21 +31,33 @@ class FusionStats:
     spans: Counter[str] = field(default_factory=Counter)  # added, by label
     repeated: int = 0  # spans found again with the same label
 
-    def note(self, mode: str, how: str) -> None:
-        """Count one item by what became of it."""
-        self.items[mode] += 1
-        if how in (EXACT, FOLDED):
-            self.placed[mode] += 1
-            self.folded[mode] += how == FOLDED
-        else:
-            self.unplaced.setdefault(mode, Counter())[how] += 1
+    def note(self, mode: str, hows: Sequence[str]) -> None:
+        """Count items by what became of each."""
+        for how in dict.fromkeys(hows):
+            count = hows.count(how)
+            self.items[mode] += count
+            if how in (EXACT, FOLDED):
+                self.placed[mode] += count
+                self.folded[mode] += count * (how == FOLDED)
+            else:
+                self.unplaced.setdefault(mode, Counter())[how] += count
 
-    def label(self, mode: str, raw: str, canonical: Canonical) -> str:
-        """Canonical label of a raw type; unknown ones are counted."""
-        label, known = canonical(unescaped(raw))
-        if not known:
-            self.unmapped.setdefault(mode, Counter())[raw] += 1
-        return label
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Add other counts, by the names of these."""
+        for name in ("items", "placed", "folded", "spans"):
+            getattr(self, name).update(other[name])
+        for name in ("unplaced", "unmapped"):
+            for mode, counts in other[name].items():
+                getattr(self, name).setdefault(mode, Counter()).update(counts)
+        self.repeated += other["repeated"]
+
+    def labels(self, mode: str, raws: Sequence[str], canonical: Canonical) -> list[str]:
+        """Canonical labels of raw types; unknown ones are counted."""
+        found = {raw: canonical(unescaped(raw)) for raw in dict.fromkeys(raws)}
+        for raw, (_, known) in found.items():
+            if not known:
+                self.unmapped.setdefault(mode, Counter())[raw] += raws.count(raw)
+        return [found[raw][0] for raw in raws]
 
 
 def extension_spans(tokens: Sequence[str], entity_items: Items, pos_items: Items, *, entity_label: Canonical,
@@ -64,22 +76,28 @@ def extension_spans(tokens: Sequence[str], entity_items: Items, pos_items: Items
     if not entity_items and not pos_items:
         return []
     grounder = Grounder(tokens, dense)
-    entities: list[LabelledSpan] = []
-    for item in entity_items:
-        spans, how = grounder.find(item["entity"])
-        stats.note("entity", how)
-        if spans:
-            label = stats.label("entity", item["type"], entity_label)
-            entities += [(*span, label) for span in spans]
-    words: list[LabelledSpan] = []
-    for item, (span, how) in zip(pos_items, grounder.align([item["word"] for item in pos_items])):
-        stats.note("pos", how)
-        if span:
-            words.append((*span, stats.label("pos", item["pos"], pos_label)))
-    unique = list(dict.fromkeys(sorted(entities) + sorted(words)))
+    found = [grounder.find(item["entity"]) for item in entity_items]
+    stats.note("entity", [how for _, how in found])
+    types = stats.labels("entity", [item["type"] for item, (spans, _) in zip(entity_items, found) if spans], entity_label)
+    entities = [(start, end, label) for (spans, _), label in zip((one for one in found if one[0]), types) for start, end in spans]
+    words = _words(grounder, pos_items, pos_label, stats)
+    unique = list(dict.fromkeys(sorted(entities) + words)) if entities else words  # words stand in their order, once each
     stats.repeated += len(entities) + len(words) - len(unique)
-    stats.spans.update(label for _, _, label in unique)
+    stats.spans.update([label for _, _, label in unique])
     return unique
+
+
+def _words(grounder: Grounder, items: Items, canonical: Canonical, stats: FusionStats) -> list[LabelledSpan]:
+    """The places of the words of a sentence, with their labels."""
+    words = [item["word"] for item in items]
+    if (ends := grounder.ends_in_order(words)) is not None:  # the words are the sentence, as they are nearly always
+        stats.note("pos", [EXACT] * len(words))
+        return [*zip([0, *ends], ends, stats.labels("pos", [item["pos"] for item in items], canonical))]
+    placed = grounder.align(words)
+    stats.note("pos", [how for _, how in placed])
+    found = [(item["pos"], span) for item, (span, _) in zip(items, placed) if span]
+    labels = stats.labels("pos", [raw for raw, _ in found], canonical)
+    return [(start, end, label) for (_, (start, end)), label in zip(found, labels)]
 
 
 def as_entity(tokens: Sequence[str], span: TokenSpan, label: str) -> dict[str, Any]:

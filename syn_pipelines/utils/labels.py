@@ -11,10 +11,17 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import MAX_PROBLEMS, Problems, read_lines, read_whole
+
+if TYPE_CHECKING:
+    from syn_pipelines.utils.fusion import Canonical
+    from syn_pipelines.utils.paths import RunPaths
+    from syn_pipelines.utils.summary import Summary
 
 OUTSIDE = "O"  # first line of labels.txt and of every label file: no entity
 
@@ -256,3 +263,48 @@ def read_target_labels(path: str | Path) -> list[str]:
         problems.add(max(seen.values(), default=0) + 1, "names no target label.")
     problems.raise_if_any()
     return [label for label in seen if label != OUTSIDE]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Target labels (without O) and the two maps onto extension labels."""
+
+    targets: tuple[str, ...]
+    entity: AliasMap
+    pos: AliasMap
+    prefix: str
+
+    @classmethod
+    def load(cls, opts: Any, paths: RunPaths, summary: Summary | None = None) -> Labels:
+        """Read and check all label files. opts: as those of step 5.
+
+        Raises:
+            UserError: a file is missing or broken, or an extension label equals a target label.
+        """
+        labels = cls(tuple(read_target_labels(paths.labels)), AliasMap.load(opts.entity_label, fallback="OTHER"),
+                     AliasMap.load(opts.pos_label, fallback="WORD"), opts.label_prefix)
+        check_maps(labels.entity, labels.pos)
+        equal, nearly = clashes(labels.targets, labels.extension)
+        if equal:
+            raise UserError(f"{paths.labels}: the target labels {', '.join(equal)} are also extension labels of "
+                            f"{opts.entity_label} or {opts.pos_label}; the model's guesses would pass as gold. Give the "
+                            "extension labels a prefix, such as --label_prefix=X_, or rename them in the map.")
+        if nearly and summary:
+            summary.warn(f"{paths.labels}: extension labels differ from target labels by case only: {', '.join(nearly)}. "
+                         "--label_prefix=X_ would keep them apart for readers.")
+        return labels
+
+    @property
+    def extension(self) -> list[str]:
+        """All extension labels, with the prefix."""
+        return [self.prefix + name for name in (*self.entity.labels, *self.pos.labels)]
+
+    def canonical(self, mode: str) -> Canonical:
+        """raw type -> (label with prefix, whether the raw type is known)."""
+        aliases = self.entity if mode == "entity" else self.pos
+
+        @lru_cache(maxsize=4096)  # a model uses a few dozen types, and an unknown one is looked up in four ways
+        def label(raw: object) -> tuple[str, bool]:
+            name, known = aliases.canonical(raw)
+            return self.prefix + name, known
+        return label

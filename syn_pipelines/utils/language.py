@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from syn_pipelines.utils.options import TextOptions
 
@@ -31,15 +32,22 @@ def language_of(opts: TextOptions, texts: Iterable[Sequence[str]]) -> Language:
     if opts.dense_lang != "auto" and opts.lang != "auto":
         return Language(opts.dense_lang == "1", opts.lang)
     tokens = single = 0
-    scripts = {"kana": 0, "han": 0, "hangul": 0, "other": 0}
+    chars: Counter[str] = Counter()
     for text in texts:
         tokens += len(text)
-        for token in text:
-            single += len(token) == 1
-            for char in token:
-                scripts[_script(char)] += 1
+        single += [*map(len, text)].count(1)
+        if opts.lang == "auto":
+            chars.update("".join(text))
+    scripts = {"kana": 0, "han": 0, "hangul": 0, "other": 0}
+    for char, count in chars.items():
+        scripts[_script(char)] += count
     dense = single >= DENSE_SHARE * tokens if opts.dense_lang == "auto" else opts.dense_lang == "1"
     return Language(dense, _by_script(scripts) if opts.lang == "auto" else opts.lang)
+
+
+def is_dense(opts: TextOptions, texts: Iterable[Sequence[str]]) -> bool:
+    """Whether tokens join without blanks: as ``language_of``, which takes longer for it looks at the scripts, too."""
+    return language_of(replace(opts, lang="en"), texts).dense
 
 
 def _by_script(scripts: dict[str, int]) -> str:

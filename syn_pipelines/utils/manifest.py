@@ -52,6 +52,12 @@ def _can_be_pasted(command: str) -> bool:
     return words[:1] in ([], ["python"]) and shlex.join(words) == command and command.isprintable()
 
 
+def is_as_written(path: Path) -> bool:
+    """Whether a file is, byte for byte, what its manifest speaks of: then its lines need not be looked at closely again."""
+    sha256 = read_manifest(path).get("sha256")
+    return sha256 is not None and sha256 == _hash_of(path)
+
+
 @dataclass
 class Publisher:
     """Writes the manifests of one step's outputs.

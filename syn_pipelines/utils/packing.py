@@ -209,8 +209,8 @@ class Output:
     Equal content gives equal bytes: there is no name and no time in them.
     """
 
-    def __init__(self, file: BinaryIO, form: str) -> None:
-        self._file, self._packer, self._digest = file, _packer(form), hashlib.sha256()
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path, self._packer, self._digest = file, path, _packer(form_of(path)), hashlib.sha256()
         self._held: list[bytes] = []
         self._size = 0
 
@@ -239,7 +239,11 @@ class Output:
 
     def _put(self, data: bytes) -> None:
         self._digest.update(data)
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as err:  # a full disk is reported without the file, and several may be written side by side
+            err.filename = err.filename or str(self._path)
+            raise
 
 
 def _packer(form: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import MAX_PROBLEMS, Problems, read_objects
 from syn_pipelines.utils.labels import read_target_labels
@@ -19,54 +20,65 @@ from syn_pipelines.utils.tags import Span, spans_of_tags
 Record = dict[str, Any]
 STATUSES = ("ok", "repaired", "rejected", "failed")  # of an annotation
 log = logging.getLogger(__name__)
+_MADE = re.compile("-s[0-9]+$")  # how the id of a synthetic sentence ends
 _REPR = reprlib.Repr()  # a value nested deeply, or of a million parts, is not spelled out
 _REPR.maxlist = _REPR.maxdict = 20
 _REPR.maxlong = 61
 
 
-def read_train(paths: RunPaths, *, again: bool = False) -> Iterator[Record]:
+def read_train(paths: RunPaths, *, again: bool = False, ids: IdMap | None = None) -> Iterator[Record]:
     """The training sentences; entities are checked against labels.txt where there is one.
 
-    again: a later pass over a file already checked, which need not repeat its warnings.
+    again: a later pass over a file already checked, which need not repeat its warnings. ids: as for ``read_sentences``.
     """
     targets = read_target_labels(paths.labels) if os.path.lexists(paths.labels) else None
-    ids = set()
-    for sentence in read_sentences(paths.train, targets=targets, missing=paths.missing_train, again=again):
-        ids.add(sentence["id"])
+    ids, sources = IdMap() if ids is None else ids, IdMap()  # sources: of ids that look like those of synthetic sentences, numbered by line
+    seems_made = False
+    for number, sentence in enumerate(read_sentences(paths.train, targets=targets, missing=paths.missing_train, again=again, ids=ids)):
+        identity = sentence["id"]
+        if (source := _MADE.sub("", identity)) != identity:
+            sources.setdefault(source, number)
+            seems_made = seems_made or source in ids
+        seems_made = seems_made or identity in sources
         yield sentence
+    if seems_made:
+        _refuse_made(paths.train)
+
+
+def _refuse_made(path: Path) -> None:
+    """UserError for an id that step 2 would give to a synthetic sentence."""
+    ids = {sentence["id"] for sentence in read_sentences(path, again=True)}
     for identity in sorted(ids):
-        source = re.sub("-s[0-9]+$", "", identity)
-        if source != identity and source in ids:
-            raise UserError(f"{paths.train}: id {short(identity)} is also that of a synthetic sentence made from "
+        if (source := _MADE.sub("", identity)) != identity and source in ids:
+            raise UserError(f"{path}: id {short(identity)} is also that of a synthetic sentence made from "
                             f"{short(source)}. Give one of the two another id.")
 
 
 def read_sentences(path: Path, *, targets: Collection[str] | None = None, missing: str = "",
                    may_be_empty: bool = False, again: bool = False, advice: str = "Correct these lines.",
-                   ) -> Iterator[Record]:
+                   ids: IdMap | None = None) -> Iterator[Record]:
     """Sentences of a data file in file order, each with an ``id`` (its own, or its line number from 1).
 
     Args:
         targets: the labels that entities may carry; None: any.
         missing: advice when the file does not exist. advice: what to do about lines that are wrong.
         may_be_empty: a file without any sentence is fine. again: say nothing of tags that disagree.
+        ids: an empty map, to be filled with the line of each id.
     Yields:
         Records with ``id`` first; other keys of the file come along unchanged.
     Raises:
         UserError: after the last line, all problems found (first 20). Publish nothing before the iterator ends well.
     """
     problems = Problems(path, advice)
-    lines_of: dict[str, int] = {}
+    lines_of = IdMap() if ids is None else ids
     disagreeing = 0
     for line, row in read_objects(path, problems, missing):
         found = problems_of_row(row, targets)
         identity = _identity(row, line)
         if identity is None:
             found.append(f"id {short(row['id'])} is neither a text nor a whole number.")
-        elif identity in lines_of:
-            found.append(f"id {short(identity)} stands in line {lines_of[identity]} already; ids must be unique.")
-        else:
-            lines_of[identity] = line
+        elif (earlier := lines_of.setdefault(identity, line)) is not None:
+            found.append(f"id {short(identity)} stands in line {earlier} already; ids must be unique.")
         for text in found:
             problems.add(line, text)
         if found:
@@ -75,7 +87,8 @@ def read_sentences(path: Path, *, targets: Collection[str] | None = None, missin
             disagreeing += 1
             if disagreeing <= MAX_PROBLEMS:
                 log.warning("%s:%d: %s; the entities are used.", path, line, text)
-        yield {"id": identity, **{k: v for k, v in row.items() if k != "id"}}
+        yield row if next(iter(row)) == "id" and row["id"] is identity else {"id": identity, **{
+            k: v for k, v in row.items() if k != "id"}}
     problems.raise_if_any()
     if disagreeing > MAX_PROBLEMS:
         log.warning("%s: %d more lines whose 'label' disagrees; the entities are used.", path, disagreeing - MAX_PROBLEMS)
@@ -87,7 +100,7 @@ def _identity(row: Record, line: int) -> str | None:
     value = row.get("id", line)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         return None
-    return str(value)
+    return value if type(value) is str else str(value)
 
 
 def problems_of_row(row: Mapping[str, Any], targets: Collection[str] | None) -> list[str]:
@@ -95,7 +108,8 @@ def problems_of_row(row: Mapping[str, Any], targets: Collection[str] | None) -> 
     tokens, entities = row.get("text"), row.get("entities")
     if not isinstance(tokens, list) or not tokens:
         return [f"'text' must be a list of at least one token, got {short(tokens)}."]
-    if bad := [n for n, token in enumerate(tokens, 1) if not isinstance(token, str) or not token]:
+    if ({*map(type, tokens)} != {str} or "" in tokens) and (
+            bad := [n for n, token in enumerate(tokens, 1) if not isinstance(token, str) or not token]):
         return [f"'text' must hold texts that are not empty, token {bad[0]} is {short(tokens[bad[0] - 1])}."]
     return problems_of_entities(entities, tokens, targets)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,23 @@ class Reviews:
     def afresh(self) -> Reviews:
         """The same with nothing counted yet."""
         return replace(self, tallies={name: Tally() for name in WHAT}, met=set(), extension=Counter())
+
+    def counted(self) -> dict[str, Any]:
+        """What was counted, as JSON values."""
+        return {"tallies": {name: [tally.applied, tally.without_effect] for name, tally in self.tallies.items()},
+                "met": sorted(self.met), "extension": self.extension}
+
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Add what was counted elsewhere, as ``counted`` gives it."""
+        for name, (done, without_effect) in other["tallies"].items():
+            self.tallies[name].applied.update(done)
+            self.tallies[name].without_effect.update(without_effect)
+        self.met.update(other["met"])
+        self.extension.update(other["extension"])
+
+    def has_decided(self, identity: str) -> bool:
+        """Whether there is any decision about the sentence with this id."""
+        return any(identity in review.decisions for review in self.files.values())
 
     def entities(self, sentence: Record, entities: Sequence[Record]) -> list[Record]:
         """The entities of a sentence (targets first) as they are after all that was decided about it."""

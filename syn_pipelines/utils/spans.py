@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 TokenSpan = tuple[int, int]
@@ -50,21 +51,25 @@ def unescaped(text: str) -> str:
     return units.decode("utf-16-le", "replace")
 
 
+# Where tokens of one character each begin and end: token i at character i.
+_SAME = {i: i for i in range(2049)}
+
+
 class _View:
     """Tokens joined into one string, with the character offsets where tokens begin and end."""
 
     def __init__(self, pieces: Sequence[str], joiner: str) -> None:
         self.text = joiner.join(pieces)
-        self.starts: dict[int, int] = {}
-        self.ends: dict[int, int] = {}
-        self.offsets: list[int] = []
-        offset = 0
-        for i, piece in enumerate(pieces):
-            self.offsets.append(offset)
-            if piece:  # a token that folds to nothing has no edge of its own
-                self.starts[offset] = i
-                self.ends[offset + len(piece)] = i + 1
-            offset += len(piece) + len(joiner)
+        self.starts: Mapping[int, int]
+        self.ends: Mapping[int, int]
+        self.offsets: Sequence[int]
+        if not joiner and len(self.text) == len(pieces) < len(_SAME) and "" not in pieces:  # as in Chinese
+            self.offsets, self.starts, self.ends = range(len(pieces)), _SAME, _SAME
+            return
+        self.offsets = [0, *accumulate(map((len(joiner)).__add__, map(len, pieces)))][:len(pieces)]
+        # a token that folds to nothing has no edge of its own
+        self.starts = {offset: i for i, (offset, piece) in enumerate(zip(self.offsets, pieces)) if piece}
+        self.ends = {offset + len(piece): i for i, (offset, piece) in enumerate(zip(self.offsets, pieces), 1) if piece}
 
     def find(self, surface: str) -> tuple[list[TokenSpan], bool]:
         """Every occurrence on token boundaries, overlapping ones included, and whether any occurs at all."""
@@ -117,7 +122,8 @@ class Grounder:
 
     def __init__(self, tokens: Sequence[str], dense: bool) -> None:
         self.tokens = tokens
-        self._exact = _View(tokens, "" if dense else " ")
+        self._joiner = "" if dense else " "
+        self._exact = _View(tokens, self._joiner)
         self._folded: _View | None = None
         self._found: dict[str, tuple[list[TokenSpan], str]] = {}
 
@@ -163,6 +169,8 @@ class Grounder:
         Returns:
             for each word (span, "exact" | "folded") or (None, reason); spans rise strictly and do not overlap.
         """
+        if (ends := self.ends_in_order(words)) is not None:
+            return [(span, EXACT) for span in zip([0, *ends], ends)]
         placed: list[tuple[TokenSpan | None, str]] = []
         cursor = 0
         for word in words:
@@ -174,6 +182,17 @@ class Grounder:
             placed.append(((cursor, end), EXACT))
             cursor = end
         return placed
+
+    def ends_in_order(self, words: Sequence[str]) -> list[int] | None:
+        """The tokens where words end that begin where the one before has ended, the first at the first token.
+
+        None where that is not so, or is not as simple as that.
+        """
+        view, gap = self._exact, len(self._joiner)
+        if not view.text.startswith(self._joiner.join(words)) or "" in words or any(map(str.isspace, self.tokens)):
+            return None
+        ends = [view.ends.get(end - gap) for end in accumulate(map(gap.__add__, map(len, words)))]
+        return None if None in ends or "" in self.tokens else ends
 
     def _end_at(self, cursor: int, word: str) -> int | None:
         """Token where ``word`` ends when it stands exactly at token ``cursor``."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from array import array
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 
 def in_order(ids: Collection[str], *, seed: int) -> list[str]:
@@ -19,3 +20,57 @@ def nested_subsets(ids: Collection[str], shares: Iterable[float], *, seed: int) 
     """
     order = in_order(ids, seed=seed)
     return {share: set(order[:max(1, round(len(order) * share))]) for share in shares}
+
+
+class Subsets:
+    """The same subsets of any number of ids, in 8 bytes an id: who belongs where is asked by id.
+
+    Ids are ranked by the first 64 bits of their hash. Should two share them just where a subset ends, the ids are asked for.
+    """
+
+    def __init__(self, shares: Iterable[float], *, seed: int) -> None:
+        self._shares, self._seed, self._ranks = [*shares], seed, array("Q")
+        self._last: list[int] = []
+        self._exact: dict[float, set[str]] | None = None
+
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return len(self._ranks)
+
+    def add(self, identity: str) -> None:
+        """One more id. All are added before any is asked about."""
+        self._ranks.append(self._rank(identity))
+
+    def settle(self, ids: Callable[[], Iterable[str]]) -> None:
+        """Find out where the subsets end. ids: gives all ids once more."""
+        ends = [_smallest(self._ranks, self.size(share)) for share in self._shares]
+        self._last = [rank for rank, _ in ends]
+        if any(tied for _, tied in ends):
+            self._exact = nested_subsets([*ids()], self._shares, seed=self._seed)
+
+    def size(self, share: float) -> int:
+        """How many ids a subset holds."""
+        return max(1, round(len(self) * share))
+
+    def holding(self, identity: str) -> list[bool]:
+        """For each share, whether its subset holds this id, which must be one of them."""
+        if self._exact is not None:
+            return [identity in self._exact[share] for share in self._shares]
+        rank = self._rank(identity)
+        return [rank <= last for last in self._last]
+
+    def _rank(self, identity: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self._seed}:{identity}".encode()).digest()[:8], "big")
+
+
+def _smallest(ranks: Sequence[int], number: int) -> tuple[int, bool]:
+    """The rank with this number (from 1) in their order, and whether the next one is equal. Sorts a small part only."""
+    counts = [0] * (1 << 16)
+    for rank in ranks:
+        counts[rank >> 48] += 1
+    start = 0
+    while number > counts[start]:
+        number -= counts[start]
+        start += 1
+    found = sorted(rank for rank in ranks if rank >> 48 == start)
+    return found[number - 1], number < len(found) and found[number] == found[number - 1]

@@ -1,0 +1,311 @@
+"""Merging fast: every sentence once, however many of the nested subsets hold it, in one process or in several.
+
+Lines of the files travel in frames: those of a sentence and of its annotations, found by their ids without being parsed. A
+merger turns a frame into merged lines and counts. Anything that is not as it should be ends the fast way with ``Careful``:
+``merging`` then finds the words for it. Where both get through, they give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from json.encoder import JSONEncoder, encode_basestring
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+
+from syn_pipelines.utils.compact import IdMap
+from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.fusion import LabelledSpan, as_entity
+from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, open_input, parsed
+from syn_pipelines.utils.labels import Labels
+from syn_pipelines.utils.merging import Items, Merged, Merger, is_annotation
+from syn_pipelines.utils.packing import Output
+from syn_pipelines.utils.paths import MODES, RunPaths
+from syn_pipelines.utils.records import Record, problems_of_row
+from syn_pipelines.utils.reviews import Reviews
+from syn_pipelines.utils.workers import working
+
+FRAME = 1 << 18  # bytes of lines in a frame, more or less: what a worker holds at once
+_ABSENT = b"\n"  # in place of a line
+_ID = re.compile(rb'\{"id": "([^"\\]+)"')
+_encode = JSONEncoder(ensure_ascii=False).encode
+
+Files = Sequence[Path | None]  # sentences, annotations by mode, target labels
+Line = tuple[list[int], list[bytes]]  # see ``_sentences``
+
+
+class Careful(Exception):
+    """Something may be wrong with the files of the largest size."""
+
+
+class Apart(Exception):
+    """The files of a size are not a part of those of the largest one: that of the ``number``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+# --- the parent: reading, sharing out, writing ----------------------------------------------------------------------
+
+
+def merge_alike(files: Sequence[Files], outputs: Sequence[Output], fresh: Callable[[], Merged], *, workers: int,
+                arguments: Mapping[str, Any]) -> list[Merged]:
+    """Merge the subsets of several sizes, the largest first, in one pass over all files.
+
+    Args:
+        outputs: are written to. fresh: gives an empty account. arguments: of ``merger_of``.
+    Returns:
+        for each size what was merged.
+    Raises:
+        Careful, Apart: this way does not do it; what was written is of no use. ServiceError: a worker has died.
+    """
+    results = [fresh() for _ in files]
+    masks: deque[list[int]] = deque()
+    with ExitStack() as stack:
+        merge = stack.enter_context(working(workers, f"{__name__}:merger_of", arguments))
+        readers = [[stack.enter_context(_Lines(path)) for path in found] for found in files]
+        for answer in merge(_frames(_sentences(readers), masks)):
+            if not answer:
+                raise Careful
+            head, *lines = answer.split(b"\n")
+            accounts = {int(mask): account for mask, account in orjson.loads(head).items()}
+            groups = masks.popleft()
+            for bit, (result, output) in enumerate(zip(results, outputs)):
+                for mask, account in accounts.items():
+                    if mask >> bit & 1:
+                        result.add(account)
+                if picked := [line for line, mask in zip(lines, groups) if mask >> bit & 1]:
+                    output.write(b"\n".join([*picked, b""]))
+    return results
+
+
+class _Lines:
+    """The lines of a file that are not blank, one after the other: ``raw`` is the next one, b"" behind the last."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.raw = path, b""
+
+    def __enter__(self) -> _Lines:
+        try:
+            self._file = open_input(self.path) if self.path and os.path.lexists(self.path) else None
+        except UserError:
+            raise Careful from None
+        self._lines = lines_of(self._file) if self._file else iter(())
+        self.step()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def step(self) -> None:
+        """Go on to the next line."""
+        for number, raw in self._lines:
+            if len(raw) >= MAX_LINE:
+                raise Careful
+            if number == 1:
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            if not raw.isspace():
+                self.raw = raw if raw.endswith(b"\n") else raw + b"\n"
+                return
+        self.raw = b""
+
+    def identity(self) -> bytes:
+        """The id of the line, in UTF-8."""
+        if match := _ID.match(self.raw):
+            return match[1]
+        try:
+            value = parsed(self.raw)["id"]
+            if type(value) not in (str, int) or value == "":
+                raise Careful
+            return str(value).encode()
+        except (ValueError, TypeError, KeyError):
+            raise Careful from None
+
+    def take(self, identity: bytes) -> bytes:
+        """The line with this id, if it is the next one."""
+        raw = self.raw
+        if not (raw.startswith(b'{"id": "%b"' % identity) and b"\\" not in identity) and (not raw or self.identity() != identity):
+            return _ABSENT
+        self.step()
+        return raw
+
+    def skip(self, line: bytes, identity: bytes) -> bool:
+        """Pass over this line, or over none where it is absent; whether that is what stands here."""
+        if self.raw == line:
+            self.step()
+            return True
+        return line == _ABSENT and (not self.raw or self.identity() != identity)
+
+
+def _sentences(readers: Sequence[Sequence[_Lines]]) -> Iterator[Line]:
+    """For every sentence of the largest size: the sizes that it is merged for alike, as sets of bits (bit 0: the largest), and
+    its lines: the sentence, its annotations by mode, and for each of these sets the target labels."""
+    (sentences, *annotations, targets), *riders = readers
+    ids = IdMap()
+    while raw := sentences.raw:
+        identity = sentences.identity()
+        if ids.setdefault(identity.decode("utf-8", "replace"), 0) is not None:
+            raise Careful
+        sentences.step()
+        lines = [raw, *(mode.take(identity) for mode in annotations)]
+        sizes = {_predicted(targets, identity): 1}
+        for number, rider in enumerate(riders, 1):
+            if rider[0].raw != raw:
+                continue
+            if not all(mode.skip(line, identity) for mode, line in zip(rider, lines)):
+                raise Apart(number)
+            predicted = _predicted(rider[-1], identity)
+            sizes[predicted] = sizes.get(predicted, 0) | 1 << number
+        yield [*sizes.values()], [*lines, *sizes]
+    if any(lines.raw for lines in readers[0]):
+        raise Careful
+    for number, rider in enumerate(riders, 1):
+        if any(lines.raw for lines in rider):
+            raise Apart(number)
+
+
+def _predicted(targets: _Lines, identity: bytes) -> bytes:
+    if targets.path is None:
+        return _ABSENT
+    if (line := targets.take(identity)) == _ABSENT:
+        raise Careful
+    return line
+
+
+def _frames(sentences: Iterable[Line], masks: deque[list[int]]) -> Iterator[bytes]:
+    """Lines packed for a merger; ``masks`` tells for each frame which sizes each merged line is for."""
+    heads: list[list[int]] = []
+    parts: list[bytes] = []
+    size = 0
+    for sizes, lines in sentences:
+        heads.append(sizes)
+        parts += lines
+        size += sum(map(len, lines))
+        if size >= FRAME:
+            masks.append([*chain.from_iterable(heads)])
+            yield b"\n".join([orjson.dumps(heads), b"".join(parts)])
+            heads, parts, size = [], [], 0
+    if heads:
+        masks.append([*chain.from_iterable(heads)])
+        yield b"\n".join([orjson.dumps(heads), b"".join(parts)])
+
+
+# --- the merger, in this process or in a worker ----------------------------------------------------------------------
+
+
+def merger_of(paths: Sequence[str], maps: Mapping[str, Any], dense: bool, synthetic: bool, apply_gold: bool,
+              as_written: bool) -> BulkMerger:
+    """The function that merges a frame.
+
+    Args:
+        paths: as of ``RunPaths``. maps: the options that ``Labels.load`` reads. as_written: the annotations are, byte for byte,
+            what step 4 has written, so no key of theirs stands twice and no number is too long: that takes long to find out.
+    """
+    run = RunPaths(Path(paths[0]), *paths[1:])
+    labels = Labels.load(SimpleNamespace(**maps), run)
+    reviews = Reviews.load(run, labels.targets, synthetic=synthetic, apply_gold=apply_gold)
+    return BulkMerger(Merger(labels, dense, reviews), reviews, orjson.loads if as_written else parsed)
+
+
+class BulkMerger:
+    """Turns frames of lines into merged lines with an account of them; b"" where something is not as it should be."""
+
+    def __init__(self, merger: Merger, reviews: Reviews, parse: Callable[[bytes], Any]) -> None:
+        """parse: reads annotations."""
+        labels = merger.labels
+        self._merger, self._targets, self._reviews, self._parse = merger, frozenset(labels.targets), reviews, parse
+        self._label = {label: f'"entity": {encode_basestring(label)}, "text": [' for label in labels.extension}
+
+    def __call__(self, frame: bytes) -> bytes:
+        head, *rest = frame.split(b"\n")
+        lines, accounts, merged = iter(rest), {}, []
+        try:
+            for sizes in orjson.loads(head):
+                self._merge(sizes, lines, accounts, merged)
+        except (Careful, UserError, ValueError):
+            return b""
+        counts = orjson.dumps({str(mask): account.as_json() for mask, account in accounts.items()})
+        return counts + b"\n" + "\n".join(merged).encode()
+
+    def _merge(self, sizes: Sequence[int], lines: Iterator[bytes], accounts: dict[int, Merged], merged: list[str]) -> None:
+        """One sentence. What all sizes share is counted once, for the set of all of them."""
+        account = self._account(accounts, sum(sizes))
+        sentence = _object(next(lines))
+        tokens = sentence.get("text")
+        if problems_of_row(sentence, self._targets):
+            raise Careful
+        spans = self._merger.spans(tokens, self._items(lines, tokens, account), account)
+        account.sentences += 1
+        account.gold += len(sentence["entities"])
+        sentence["id"] = str(sentence["id"])
+        decided = self._reviews.has_decided(sentence["id"])
+        written = [*map(encode_basestring, tokens)]
+        added = [] if decided else self._written(spans, written)
+        for mask in sizes:
+            found, own = sentence["entities"], self._account(accounts, mask)
+            if line := next(lines):
+                found = _predictions(line, tokens)
+                own.predicted += len(found)
+            if decided:
+                every = [*found, *(as_entity(tokens, (start, end), label) for start, end, label in spans)]
+                parts = [_encode(entity) for entity in own.reviews.entities(sentence, every)]
+            else:
+                parts = [*map(_encode, found), *added]
+            merged.append(_line(sentence, written, parts))
+
+    def _account(self, accounts: dict[int, Merged], mask: int) -> Merged:
+        if mask not in accounts:
+            accounts[mask] = self._merger.afresh()
+        return accounts[mask]
+
+    def _items(self, lines: Iterator[bytes], tokens: list[str], account: Merged) -> Items:
+        items = {}
+        for mode in MODES:
+            row = _object(line, self._parse) if (line := next(lines)) else None
+            if row and (row.get("text") != tokens or not is_annotation(row, mode)):
+                raise Careful
+            account.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
+            items[mode] = row["items"] if row else []
+        return items
+
+    def _written(self, spans: Sequence[LabelledSpan], tokens: Sequence[str]) -> list[str]:
+        """The entities of extension spans as ``to_line`` writes them. tokens: as JSON."""
+        label = self._label
+        return [f'{{"start": {start}, "end": {end}, {label[name]}'
+                f'{tokens[start] if end - start == 1 else ", ".join(tokens[start:end])}]}}' for start, end, name in spans]
+
+
+def _object(line: bytes, parse: Callable[[bytes], Any] = parsed) -> Record:
+    value = parse(line)
+    if not isinstance(value, dict) or not value:
+        raise Careful
+    return value
+
+
+def _predictions(line: bytes, tokens: list[str]) -> list[Record]:
+    row = _object(line)
+    if row.get("text") != tokens or problems_of_row(row, None):
+        raise Careful
+    return row["entities"]
+
+
+def _line(sentence: Record, tokens: Sequence[str], entities: Sequence[str]) -> str:
+    """What ``to_line`` makes of a sentence with these entities, both as JSON, its id first and without tags."""
+    parts = [f'"id": {encode_basestring(sentence["id"])}']
+    for name, value in sentence.items():
+        if name == "text":
+            parts.append(f'"text": [{", ".join(tokens)}]')
+        elif name == "entities":
+            parts.append(f'"entities": [{", ".join(entities)}]')
+        elif name not in ("id", "label"):
+            parts.append(f"{encode_basestring(name)}: {_encode(value)}")
+    return f"{{{', '.join(parts)}}}"
