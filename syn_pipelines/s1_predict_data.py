@@ -20,6 +20,7 @@ from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.options import LabelOptions, at_least, between, load_options, option
 from syn_pipelines.utils.paths import MODES, RunPaths
 from syn_pipelines.utils.records import read_train
+from syn_pipelines.utils.source import Source
 from syn_pipelines.utils.summary import Summary, run_script, step_log
 
 
@@ -36,11 +37,11 @@ def run(opts: Options) -> Summary:
     """Ask about every sentence of train_1000.jsonl and publish the annotations."""
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary:
-        sentences = list(read_train(paths))
-        language = language_of(opts, (s["text"] for s in sentences))
-        annotate(opts, paths, sentences, language, mode=opts.mode, source=paths.train,
-                 output=paths.annotation(opts.mode, synthetic=False), temperature=opts.temperature, lineage="",
-                 summary=summary)
+        source = Source(paths.train, lambda: read_train(paths))
+        language = language_of(opts, (s["text"] for s in source))
+        source.check()
+        annotate(opts, paths, source, language, mode=opts.mode, output=paths.annotation(opts.mode, synthetic=False),
+                 temperature=opts.temperature, lineage="", summary=summary)
     return summary
 
 

@@ -26,6 +26,7 @@ from syn_pipelines.utils.annotate import (
     refuse_contradictions,
     renewal,
 )
+from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.dry_run import Plan, model_name, result_of
 from syn_pipelines.utils.inventories import TargetName
 from syn_pipelines.utils.journal import Replies, is_begun
@@ -35,14 +36,16 @@ from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, w
 from syn_pipelines.utils.options import LlmOptions, at_least, between, load_options, option
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.prompts import Prompt, load_prompt
-from syn_pipelines.utils.questions import Question, explain_prints, explain_question, target_names
+from syn_pipelines.utils.questions import Question, Questions, explain_prints, explain_question, target_names
 from syn_pipelines.utils.records import Record, read_train
+from syn_pipelines.utils.source import Source
 from syn_pipelines.utils.stored_replies import journal_path, opened_journal, replies_so_far, replies_to_reparse
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log, with_reasons
 
 # Room for an answer of a few sentences about each entity, in tokens of the model: a fixed budget, with some more for a
 # long sentence, because a budget taken from the prompt's length cuts answers in the middle.
 ANSWER_TOKENS, ANSWER_TOKENS_EACH = 384, 2.0
+_SOURCE, _WRITTEN = 0, 1  # where a text was met: in the training sentences, or in a reply
 PLACES = 1000  # numbers kept free for the sentences of one sample; no answer has as many
 
 
@@ -61,17 +64,18 @@ def run(opts: Options) -> Summary:
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary:
         refuse_contradictions(opts)
-        sentences = list(read_train(paths))
-        language = language_of(opts, (s["text"] for s in sentences))
+        source = Source(paths.train, lambda: read_train(paths))
+        language = language_of(opts, (s["text"] for s in source))
+        source.check()
         samples = samples_of(opts, paths)
         settings = {"num_samples": samples, "dense": language.dense, "lang": language.lang}
         publisher = Publisher(paths, summary.step, settings, [paths.train], renewal(opts, paths.synthetic))
         prompt, names = load_prompt("explain", language.lang), target_names(paths)
-        questions = [q for s in sentences if s["entities"] for q in questions_about(s, language, prompt, names, samples)]
-        reader = Reader(sentences, language, prompt, samples)
+        questions = Questions(source, lambda s: questions_about(s, language, prompt, names, samples))
+        reader = Reader(language, prompt, samples)
         if opts.reparse:
             with replies_to_reparse(paths, paths.synthetic, questions, restore=None) as replies:
-                _publish(summary, paths, publisher, Harvest(reader, replies), replies.fingerprint)
+                _publish(summary, paths, publisher, Harvest(source, reader, replies), replies.fingerprint)
         else:
             _ask(summary, opts, paths, publisher, questions, reader, explain_prints(names))
         if not opts.dry_run:
@@ -86,28 +90,28 @@ def samples_of(opts: Options, paths: RunPaths) -> int:
     return max(opts.num_samples, before) if isinstance(before, int) else opts.num_samples
 
 
-def _ask(summary: Summary, opts: Options, paths: RunPaths, publisher: Publisher, questions: Sequence[Question],
-         reader: Reader, shape: Mapping[str, str]) -> None:
+def _ask(summary: Summary, opts: Options, paths: RunPaths, publisher: Publisher, questions: Questions, reader: Reader,
+          shape: Mapping[str, str]) -> None:
     """Ask for what is missing and publish, or plan that."""
     backend = backend_of(opts)
     sampling = {"temperature": opts.temperature, "top_p": opts.top_p}
     asking = {"what": summary.step, "sampling": sampling, "is_bad": reader.is_bad, "each": opts.num_samples,
               "summary": summary, "unit": "explanation"}
     # num_samples is no part of the fingerprint: asking for one more keeps those that are there.
-    prints = fingerprint(opts, backend, reader.prompt, [q for q in questions if q.id.endswith("#1")], sampling,
+    prints = fingerprint(opts, backend, reader.prompt, (q for q in questions if q.id.endswith("#1")), sampling,
                          shape=shape)
     if is_finished_without_replies(opts, paths, publisher.settings, prints):
         summary.up_to_date = True
         summary.notes.append(f"{paths.synthetic} is complete (the replies it was made from are gone)")
         if opts.dry_run:
-            summary.plan = Plan(summary.step, asking["unit"], model_name(backend), len(questions), len(questions), 0, [])
+            summary.plan = Plan(summary.step, asking["unit"], model_name(backend), questions.number, questions.number, 0, [])
     elif opts.dry_run:
-        with replies_so_far(paths, paths.synthetic, prints, questions, overwrite=opts.overwrite, restore=None) as replies:
+        with replies_so_far(paths, paths.synthetic, prints, overwrite=opts.overwrite, restore=None) as replies:
             plan_asking(opts, backend, replies, questions, paths=paths, settings={}, rule="explain", **asking)
     else:
-        with opened_journal(paths, paths.synthetic, prints, questions, overwrite=opts.overwrite, restore=None) as journal:
+        with opened_journal(paths, paths.synthetic, prints, overwrite=opts.overwrite, restore=None) as journal:
             ask(opts, backend, journal, questions, **asking)
-            _publish(summary, paths, publisher, Harvest(reader, journal), prints)
+            _publish(summary, paths, publisher, Harvest(questions.source, reader, journal), prints)
 
 
 def _publish(summary: Summary, paths: RunPaths, publisher: Publisher, harvest: Harvest,
@@ -133,7 +137,9 @@ def is_finished_without_replies(opts: Options, paths: RunPaths, settings: Mappin
 
 def questions_about(sentence: Record, language: Language, prompt: Prompt, names: Mapping[str, TargetName],
                     samples: int) -> list[Question]:
-    """One question a sample, with ids ``<sentence id>#1``, ``#2``, ..."""
+    """One question a sample, with ids ``<sentence id>#1``, ``#2``, ...; none about a sentence without entities."""
+    if not sentence["entities"]:
+        return []
     return [explain_question(f"{sentence['id']}#{k}", sentence, language, prompt, names, (ANSWER_TOKENS_EACH, ANSWER_TOKENS))
             for k in range(1, samples + 1)]
 
@@ -141,21 +147,19 @@ def questions_about(sentence: Record, language: Language, prompt: Prompt, names:
 class Reader:
     """Reads replies about the training sentences: which pieces of text are in them, and why one is of no use."""
 
-    def __init__(self, sentences: Sequence[Record], language: Language, prompt: Prompt, samples: int) -> None:
-        self.sentences, self.language, self.prompt, self.samples = sentences, language, prompt, samples
-        self._by_id = {sentence["id"]: sentence for sentence in sentences}
+    def __init__(self, language: Language, prompt: Prompt, samples: int) -> None:
+        self.language, self.prompt, self.samples = language, prompt, samples
 
-    def pieces(self, entry: Mapping[str, Any]) -> list[Candidate]:
-        """What a stored reply holds; nothing where there was no reply."""
+    def pieces(self, entry: Mapping[str, Any], tokens: Sequence[str]) -> list[Candidate]:
+        """What a stored reply about the sentence with these tokens holds; nothing where there was no reply."""
         if entry["finish_reason"] in ("error", "too_long"):
             return []
-        sentence = self._by_id[entry["id"].rpartition("#")[0]]
-        return candidates(entry["text"], source=sentence["text"], prompt=self.prompt.text, dense=self.language.dense,
+        return candidates(entry["text"], source=tokens, prompt=self.prompt.text, dense=self.language.dense,
                           lang=self.language.lang, cut=entry["finish_reason"] == "length")
 
-    def is_bad(self, entry: Mapping[str, Any]) -> bool:
-        """Whether a stored reply gave nothing, duplicates aside."""
-        return all(piece.reason for piece in self.pieces(entry))
+    def is_bad(self, entry: Mapping[str, Any], question: Question) -> bool:
+        """Whether a stored reply to this question gave nothing, duplicates aside."""
+        return all(piece.reason for piece in self.pieces(entry, question.record["tokens"]))
 
 
 class Harvest:
@@ -164,14 +168,14 @@ class Harvest:
     A pure function of the replies: what is dropped does not depend on the order in which they came.
     """
 
-    def __init__(self, reader: Reader, replies: Replies) -> None:
-        self.reader, self.replies = reader, replies
+    def __init__(self, source: Source, reader: Reader, replies: Replies) -> None:
+        self.source, self.reader, self.replies = source, reader, replies
         self.asked_about: Counter[str] = Counter()  # sentences: with or without entities
         self.counted: Counter[str] = Counter()  # replies: one for each sample of a sentence with entities
         self.errors: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()  # pieces of text, by reason
         self.kept = self.closed = 0
-        self._seen = {self._key(s["text"]): s["id"] for s in reader.sentences}
+        self._seen = IdMap()  # texts, as ``_SOURCE`` or ``_WRITTEN``
 
     @staticmethod
     def _key(tokens: Sequence[str]) -> str:
@@ -183,14 +187,16 @@ class Harvest:
         k also counts sentences dropped as duplicates of another record's, and goes on at 1001 with the second sample's,
         so that no id changes its text when more is asked or a useless reply is asked for again.
         """
-        for sentence in self.reader.sentences:
+        for sentence in self.source:
+            self._seen[self._key(sentence["text"])] = _SOURCE
+        for sentence in self.source:
             self.asked_about["with entities" if sentence["entities"] else "without entities, not asked"] += 1
             for place, tokens in self._good_texts(sentence) if sentence["entities"] else ():
                 if reason := self._repeats(tokens):
                     self.dropped[reason] += 1
                     continue
                 identity = f"{sentence['id']}-s{place}"  # no training sentence's: read_train has refused that
-                self._seen[self._key(tokens)] = ""
+                self._seen[self._key(tokens)] = _WRITTEN
                 self.kept += 1
                 yield {"id": identity, "text": tokens, "entities": [], "synthetic": True, "source_id": sentence["id"]}
 
@@ -202,7 +208,7 @@ class Harvest:
                 continue
             entry = self.replies.read(identity)
             self.closed += bool(entry.get("closed"))
-            found = self.reader.pieces(entry)
+            found = self.reader.pieces(entry, sentence["text"])
             self.dropped.update(piece.reason for piece in found if piece.reason)
             good = [piece.tokens for piece in found if not piece.reason]
             status, reason = ("used", "") if good else _uselessness(entry, found)
@@ -212,12 +218,11 @@ class Harvest:
             yield from enumerate(good, (k - 1) * PLACES + 1)
 
     def _repeats(self, tokens: Sequence[str]) -> str:
-        owner = self._seen.get(self._key(tokens))
-        return "" if owner is None else "duplicate" if owner == "" else "copy_of_source"
+        return {None: "", _SOURCE: "copy_of_source", _WRITTEN: "duplicate"}[self._seen.get(self._key(tokens))]
 
     def counts(self, count: int) -> dict[str, Any]:
         """For the manifest; every number of a kind adds up."""
-        return {"sentences": len(self.reader.sentences), **with_reasons(self.asked_about),
+        return {"sentences": self.source.number, **with_reasons(self.asked_about),
                 "replies": with_reasons(self.counted), "reply_reasons": with_reasons(self.errors),
                 **with_reasons({"closed": self.closed}), "synthetic_sentences": count, "dropped": with_reasons(self.dropped)}
 
@@ -225,7 +230,7 @@ class Harvest:
         """Accounts of sentences, replies and pieces of text."""
         order = ("used", "rejected", "failed", "not asked yet")
         summary.accounts += [
-            Account("sentences", len(self.reader.sentences),
+            Account("sentences", self.source.number,
                     {name: self.asked_about[name] for name in ("with entities", "without entities, not asked")}),
             Account("explanations", self.reader.samples * self.asked_about["with entities"],
                     {name: self.counted[name] for name in order}, dict(self.errors)),

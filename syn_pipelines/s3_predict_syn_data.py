@@ -18,6 +18,7 @@ from syn_pipelines.utils.manifest import read_manifest, warn_of_stale
 from syn_pipelines.utils.options import LabelOptions, at_least, between, load_options, option
 from syn_pipelines.utils.paths import MODES, RunPaths
 from syn_pipelines.utils.records import read_sentences, read_train
+from syn_pipelines.utils.source import Source
 from syn_pipelines.utils.summary import Summary, run_script, step_log
 
 
@@ -34,16 +35,16 @@ def run(opts: Options) -> Summary:
     """Ask about every synthetic sentence and publish the annotations."""
     paths = RunPaths.of(opts)
     with step_log(opts, paths) as summary:
-        sentences = list(read_sentences(paths.synthetic, missing=paths.missing("s2_continous_generation"),
-                                        may_be_empty=True, advice=paths.missing("s2_continous_generation")))
+        renew = paths.missing("s2_continous_generation")
+        source = Source(paths.synthetic, lambda: read_sentences(paths.synthetic, missing=renew, may_be_empty=True, advice=renew))
+        source.check()
         summary.warnings += warn_of_stale(paths, [paths.synthetic])
         if read_manifest(paths.synthetic).get("complete") is False:
             summary.warn(f"{paths.synthetic}: not complete yet; more sentences can be added by step 2 and asked later.")
         # The language is that of the data set: a handful of synthetic sentences may look otherwise.
         language = language_of(opts, (s["text"] for s in read_train(paths)))
-        annotate(opts, paths, sentences, language, mode=opts.mode, source=paths.synthetic,
-                 output=paths.annotation(opts.mode, synthetic=True), temperature=opts.temperature,
-                 lineage=source_lineage(paths.synthetic), summary=summary)
+        annotate(opts, paths, source, language, mode=opts.mode, output=paths.annotation(opts.mode, synthetic=True),
+                 temperature=opts.temperature, lineage=source_lineage(paths.synthetic), summary=summary)
     return summary
 
 

@@ -64,7 +64,7 @@ def test_the_last_line_about_a_request_counts_and_attempts_are_counted(path):
     filled(path, reply("1", "first"), reply("2"), reply("1", "second"))
     journal = opened(path)
     assert journal.read("1")["text"] == "second"
-    assert journal.attempts == {"1": 2, "2": 1} and len(journal) == 2
+    assert [journal.attempts(name) for name in ("1", "2", "3")] == [2, 1, 0] and len(journal) == 2
     journal.close()
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -28,10 +27,20 @@ from syn_pipelines.utils.manifest import Publisher, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import LabelOptions, LlmOptions, command_of
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.prompts import Prompt
-from syn_pipelines.utils.questions import Question, Wording, notes_on
+from syn_pipelines.utils.questions import Question, Questions, Wording, notes_on
 from syn_pipelines.utils.records import Record
 from syn_pipelines.utils.replies import parse_reply
-from syn_pipelines.utils.stored_replies import hashes, opened_journal, replies_so_far, replies_to_reparse
+from syn_pipelines.utils.source import Source
+from syn_pipelines.utils.stored_replies import (
+    IsBad,
+    entry_of,
+    hashes,
+    opened_journal,
+    pending_questions,
+    replies_so_far,
+    replies_to_reparse,
+    tally,
+)
 from syn_pipelines.utils.summary import Account, Progress, Summary, Usage, with_reasons
 
 log = logging.getLogger(__name__)
@@ -39,7 +48,6 @@ log = logging.getLogger(__name__)
 # Failures in a row after which the model is to blame. More than the prompts of a batch that a GPU may have no room for:
 # the longest come first.
 MOST_FAILURES = 50
-
 
 def backend_of(opts: LlmOptions) -> Backend:
     """The backend that the flags ask for; looked at closely before --overwrite throws replies away."""
@@ -49,7 +57,7 @@ def backend_of(opts: LlmOptions) -> Backend:
     return backend
 
 
-def fingerprint(opts: LlmOptions, backend: Backend, prompt: Prompt, questions: Sequence[Question],
+def fingerprint(opts: LlmOptions, backend: Backend, prompt: Prompt, questions: Iterable[Question],
                 sampling: Mapping[str, float], lineage: str = "", *, shape: Mapping[str, str]) -> dict[str, Any]:
     """Everything that shapes the replies; not batch size, GPU, scheduler, address or concurrency: these shape the speed.
 
@@ -85,31 +93,35 @@ def refuse_contradictions(opts: LlmOptions) -> None:
                             "too. Leave one of them out.")
 
 
-def ask(opts: LlmOptions, backend: Backend, journal: Journal, questions: Sequence[Question], *, what: str,
-        sampling: Mapping[str, float], is_bad: Callable[[dict[str, Any]], bool], summary: Summary, each: int = 1,
-        unit: str = "sentence") -> None:
+def ask(opts: LlmOptions, backend: Backend, journal: Journal, questions: Questions, *, what: str,
+        sampling: Mapping[str, float], is_bad: IsBad, summary: Summary, each: int = 1, unit: str = "sentence") -> None:
     """Ask the questions that --skip and --limit choose and that have no reply yet.
 
-    is_bad: tells from a stored reply whether --retry_failed asks again. summary: gets its ``usage``, None when nothing
-    was asked. each, unit: how many questions in a row are about one sentence (the flags count sentences), and the name
-    of one.
+    In memory are the questions under way only: as many as the backend reads ahead. It may read the requests in a thread
+    of its own (one at a time), if closing its replies ends that.
+
+    is_bad: tells from a stored reply and its question whether --retry_failed asks again. summary: gets its ``usage``, None
+    when nothing was asked. each, unit: how many questions in a row are about one sentence (the flags count sentences), and
+    the name of one.
+    Raises:
+        UserError: a stored reply is about another question; the sentences have changed meanwhile.
     """
-    pending = pending_questions(opts, journal, questions, is_bad, each)
-    if not pending:
+    number, _ = tally(opts, journal, questions, is_bad, each)
+    if not number:
         return
     backend.check()
-    log.info("%s: asking %s (%s) about %s of %s", what, backend.name, backend.model,
-             f"{len(pending):,}", f"{len(questions):,}")
-    by_id = {q.id: q for q in pending}
+    log.info("%s: asking %s (%s) about %s of %s", what, backend.name, backend.model, f"{number:,}", f"{questions.number:,}")
     summary.usage = Usage(unit, model_name(backend))
-    count = _counter(backend)
-    requests = (_request(opts, count, question, journal, sampling) for question in pending)
-    with Progress(summary.usage, total=len(pending), what=what) as progress, \
+    under_way: dict[str, Question] = {}
+    requests = _requests(opts, _counter(backend), pending_questions(opts, journal, questions, is_bad, each), questions.source,
+                         journal, sampling, under_way)
+    with Progress(summary.usage, total=number, what=what) as progress, \
             closing(backend.generate(requests)) as replies:  # closed at once when stopped, not when collected
         def store(reply: Reply) -> None:
-            entry = _entry(by_id.pop(reply.id), reply)
+            question = under_way.pop(reply.id)
+            entry = entry_of(question, reply)
             journal.append(entry)
-            progress.add(reply, kept=not is_bad(entry))
+            progress.add(reply, kept=not is_bad(entry, question))
 
         try:
             for reply in sure_failures(replies, works=_has_worked(journal)):
@@ -118,9 +130,24 @@ def ask(opts: LlmOptions, backend: Backend, journal: Journal, questions: Sequenc
             for reply in _answers_at_hand(replies, stop):
                 store(reply)
             raise
-        for identity in list(by_id):  # a backend that forgets a request must not lose the record
+        # A backend that forgets a request, or does not read all of them, must not lose the record.
+        for identity in chain(list(under_way), (request.id for request in requests)):
             store(Reply(identity, "", "error", error="the backend gave no reply"))
+    questions.source.refuse_changed()
     journal.refuse_gone()
+
+
+def _requests(opts: LlmOptions, count: Callable[[str], int], questions: Iterable[Question], source: Source, journal: Replies,
+              sampling: Mapping[str, float], under_way: dict[str, Question]) -> Iterator[Request]:
+    """The requests, each made when the backend reads it and noted as under way; no more of them once the sentences are
+    others, so that replies under way come to their end."""
+    try:
+        for question in questions:
+            under_way[question.id] = question
+            yield _request(opts, count, question, journal, sampling)
+    except UserError:
+        if not source.has_changed():
+            raise
 
 
 def _answers_at_hand(replies: Iterator[Reply], stop: KeyboardInterrupt) -> Iterator[Reply]:
@@ -163,32 +190,28 @@ def _broken_model(failed: Sequence[Reply]) -> ServiceError:
 
 
 def _has_worked(journal: Replies) -> bool:
-    return any(journal.read(identity)["finish_reason"] not in ("error", "too_long") for identity in journal)
+    return any(entry["finish_reason"] not in ("error", "too_long") for entry in journal.entries())
 
 
-def pending_questions(opts: LlmOptions, replies: Replies, questions: Sequence[Question],
-                      is_bad: Callable[[dict[str, Any]], bool], each: int) -> list[Question]:
-    """The questions to ask now, see ``ask``."""
-    first = max(opts.skip, 0) * each
-    chosen = questions[first:] if opts.limit < 0 else questions[first:first + opts.limit * each]
-    if opts.retry_failed:
-        return [q for q in chosen if q.id in replies and is_bad(replies.read(q.id))]
-    return [q for q in chosen if q.id not in replies]
-
-
-def plan_asking(opts: LlmOptions, backend: Backend, replies: Replies, questions: Sequence[Question], *, what: str,
-                sampling: Mapping[str, float], is_bad: Callable[[dict[str, Any]], bool], summary: Summary, paths: RunPaths,
+def plan_asking(opts: LlmOptions, backend: Backend, replies: Replies, questions: Questions, *, what: str,
+                sampling: Mapping[str, float], is_bad: IsBad, summary: Summary, paths: RunPaths,
                 settings: Mapping[str, str], rule: str, each: int = 1, unit: str = "sentence") -> None:
     """What ``ask`` would do, into ``summary.plan``; asks nothing but the few requests of --dry_run=probe.
 
     settings: options that tell this work from other work of the same step. rule: see ``dry_run.RULES``.
     """
-    pending = {q.id: q for q in pending_questions(opts, replies, questions, is_bad, each)}
-    count = _counter(backend)
-    job = Job(what, unit, len(questions), sum(q.id in replies and q.id not in pending for q in questions), list(pending),
-              replies, rule, lambda identity: _request(opts, count, pending[identity], replies, sampling),
-              lambda reply: not is_bad(_entry(pending[reply.id], reply)), paths.log, {"step": summary.step, **settings},
-              opts.seed)
+    pending, answered = tally(opts, replies, questions, is_bad, each, warn=False)
+    count, known = _counter(backend), {}
+
+    def requests(places: Container[int]) -> dict[int, Request]:
+        found = {place: question for place, question in enumerate(pending_questions(opts, replies, questions, is_bad, each))
+                 if place in places}
+        known.update((question.id, question) for question in found.values())
+        return {place: _request(opts, count, question, replies, sampling) for place, question in found.items()}
+
+    job = Job(what, unit, questions.number, answered, pending, replies, rule, requests,
+              lambda reply: not is_bad(entry_of(known[reply.id], reply), known[reply.id]), paths.log,
+              {"step": summary.step, **settings}, opts.seed)
     summary.plan = plan(job, backend, probe=opts.dry_run == "probe")
 
 
@@ -201,36 +224,29 @@ def _request(opts: LlmOptions, count: Callable[[str], int], question: Question, 
              sampling: Mapping[str, float]) -> Request:
     return Request(question.id, question.messages, max_new_tokens=question.room.tokens(count),
                    temperature=sampling["temperature"], top_p=sampling["top_p"],
-                   seed=reply_seed(opts.seed, question.id, journal.attempts.get(question.id, 0)),
+                   seed=reply_seed(opts.seed, question.id, journal.attempts(question.id)),
                    constraint=question.constraint, task=question.task, record=question.record)
-
-
-def _entry(question: Question, reply: Reply) -> dict[str, Any]:
-    """Journal line of a reply; half a surrogate pair cannot be stored and becomes U+FFFD."""
-    entry = {**asdict(reply), **hashes(question)}
-    return {k: v.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if isinstance(v, str) else v
-            for k, v in entry.items()}
 
 
 # --- steps 1 and 3 -----------------------------------------------------------------------------------------------
 
-def annotate(opts: LabelOptions, paths: RunPaths, sentences: Sequence[Record], language: Language, *, mode: str,
-             source: Path, output: Path, temperature: float, lineage: str, summary: Summary) -> None:
+def annotate(opts: LabelOptions, paths: RunPaths, source: Source, language: Language, *, mode: str, output: Path,
+             temperature: float, lineage: str, summary: Summary) -> None:
     """Label sentences with a model (``mode`` "entity" or "pos") and publish one annotation record for each.
 
     Args:
-        source: the file the sentences come from. lineage: see ``fingerprint``.
-        summary: is filled in.
+        source: the sentences; they are read once or twice before anything is asked, while it is asked, and to publish.
+        lineage: see ``fingerprint``. summary: is filled in.
     """
     refuse_contradictions(opts)
     what, sampling = f"{summary.step} {mode}", {"temperature": temperature, "top_p": 1.0}
-    publisher = Publisher(paths, summary.step, {"mode": mode, "dense": language.dense, "lang": language.lang}, [source],
+    publisher = Publisher(paths, summary.step, {"mode": mode, "dense": language.dense, "lang": language.lang}, [source.path],
                           renewal(opts, output))
     wording = Wording.of(opts, paths, language, mode)
     summary.notes += notes_on(opts, mode)
-    questions = [wording.question(sentence) for sentence in sentences]
+    questions = Questions(source, lambda sentence: [wording.question(sentence)])
     asking = {"what": what, "sampling": sampling, "summary": summary,
-              "is_bad": lambda entry: _annotation("", [], entry, mode, wording.reply_format)["status"] in ("rejected", "failed")}
+              "is_bad": lambda entry, _: _annotation("", [], entry, mode, wording.reply_format)["status"] in ("rejected", "failed")}
 
     published_as = _reply_format(read_manifest(output).get("fingerprint", {}))
 
@@ -239,36 +255,36 @@ def annotate(opts: LabelOptions, paths: RunPaths, sentences: Sequence[Record], l
 
     if opts.reparse:
         with replies_to_reparse(paths, output, questions, restore=restore) as replies:
-            _publish(publisher, sentences, replies, mode, output, replies.fingerprint, summary)
+            _publish(publisher, source, replies, mode, output, replies.fingerprint, summary)
         return
     backend = backend_of(opts)
     prints = {"mode": mode, **fingerprint(opts, backend, wording.prompt, questions, sampling, lineage, shape=wording.prints)}
     if opts.dry_run:
-        with replies_so_far(paths, output, prints, questions, overwrite=opts.overwrite, restore=restore) as replies:
+        with replies_so_far(paths, output, prints, overwrite=opts.overwrite, restore=restore) as replies:
             rule = "pos inline" if wording.reply_format == "inline" else mode
             same = {"mode": mode, "constraint": opts.constraint, "reply_format": opts.reply_format}
             plan_asking(opts, backend, replies, questions, paths=paths, settings=same, rule=rule, **asking)
         return
-    with opened_journal(paths, output, prints, questions, overwrite=opts.overwrite, restore=restore) as journal:
+    with opened_journal(paths, output, prints, overwrite=opts.overwrite, restore=restore) as journal:
         ask(opts, backend, journal, questions, **asking)
-        _publish(publisher, sentences, journal, mode, output, prints, summary)
+        _publish(publisher, source, journal, mode, output, prints, summary)
 
 
-def _publish(publisher: Publisher, sentences: Sequence[Record], replies: Replies, mode: str, output: Path,
+def _publish(publisher: Publisher, source: Source, replies: Replies, mode: str, output: Path,
              prints: Mapping[str, Any], summary: Summary) -> None:
     """Write the annotation records and their manifest, and report on them."""
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     before = published(output)
     output = publisher.paths.to_write(output)
-    _, digest = write_jsonl(output, _rows(sentences, replies, mode, _reply_format(prints), counts, reasons))
-    publisher.publish(output, digest, {"sentences": len(sentences), **with_reasons(counts),
+    _, digest = write_jsonl(output, _rows(source, replies, mode, _reply_format(prints), counts, reasons))
+    publisher.publish(output, digest, {"sentences": source.number, **with_reasons(counts),
                                        "reasons": with_reasons(reasons)},
                       complete=not counts["not_asked"], fingerprint=prints)
-    summary.accounts.append(Account(f"sentences ({mode})", len(sentences), {
+    summary.accounts.append(Account(f"sentences ({mode})", source.number, {
         "ok": counts["ok"], "repaired": counts["repaired"], "rejected": counts["rejected"], "failed": counts["failed"],
         "not asked yet": counts["not_asked"]}, dict(reasons)))
-    summary.outputs[str(output)] = len(sentences) - counts["not_asked"]
+    summary.outputs[str(output)] = source.number - counts["not_asked"]
     summary.up_to_date = not summary.usage and not counts["not_asked"] and digest == before
     warn_of_losses(summary, publisher.command, counts)
     summary.warnings += warn_of_stale(publisher.paths, because_of=map(Path, summary.outputs))

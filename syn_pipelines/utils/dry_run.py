@@ -12,10 +12,11 @@ import html
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import Replies
@@ -35,28 +36,26 @@ RULES = {"entity": (1.5, 10), "pos": (8.0, 5), "pos inline": (2.5, 2), "explain"
 # Backends whose count_tokens is not the model's own tokenizer.
 COUNTED = {"offline": "characters, this backend has no tokens", "openai": "an estimate, the server's tokenizer is not here"}
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Job:
     """What a step is about to ask, as far as a plan needs it.
 
     step: name for people. unit: what a request is about. questions: how many the step has in all. answered: those with a
-    reply that stays. pending: ids of those that would be asked now. replies: those there are. rule: a key of ``RULES``.
-    request: makes the request of a pending id; it is only called for those that are looked at. is_good: whether a reply
-    could be used. log: run.log.jsonl. settings: what tells this step's lines there from others (``{"step": ..., "mode":
-    ...}``).
+    reply that stays. pending: how many would be asked now. replies: those there are. rule: a key of ``RULES``.
+    requests: makes those at some places, from 0, of the pending ones; only called for the few that are looked at.
+    is_good: whether a reply could be used. log: run.log.jsonl. settings: what tells this step's lines there from others
+    (``{"step": ..., "mode": ...}``).
     """
 
     step: str
     unit: str
     questions: int
     answered: int
-    pending: Sequence[str]
+    pending: int
     replies: Replies
     rule: str
-    request: Callable[[str], Request]
+    requests: Callable[[Container[int]], dict[int, Request]]
     is_good: Callable[[Reply], bool]
     log: Path
     settings: Mapping[str, str]
@@ -120,16 +119,18 @@ def plan(job: Job, backend: Backend, *, probe: bool) -> Plan:
         UserError: the model cannot be used; a real run would stop in the same way.
     """
     model = model_name(backend)
-    result = Plan(job.step, job.unit, model, job.questions, job.answered, len(job.pending), prompts=[])
+    result = Plan(job.step, job.unit, model, job.questions, job.answered, job.pending, prompts=[])
     if not job.pending:
         return result
     backend.check()
-    result.prompts = [prompt_as_sent(backend, job.request(identity))[0] for identity in job.pending[:SHOWN]]
-    looked_at = [job.request(identity) for identity in sample(job.pending, job.seed)]
-    result.probe = _probe(job, backend) if probe else None
+    places, first = sample(job.pending, job.seed), range(min(job.pending, max(SHOWN, PROBED)))
+    made = job.requests({*places, *first})
+    result.prompts = [prompt_as_sent(backend, made[place])[0] for place in first[:SHOWN]]
+    looked_at = [made[place] for place in places]
+    result.probe = _probe(job, backend, [made[place] for place in first[:PROBED]]) if probe else None
     result.prompt_tokens, result.sources["prompt_tokens"] = _prompt_tokens(job, backend, looked_at, result.probe)
     each, result.sources["output_tokens"] = _output_tokens(job, backend, looked_at, result.probe)
-    result.output_tokens = round(each * len(job.pending))
+    result.output_tokens = round(each * job.pending)
     result.seconds, result.sources["seconds"] = _seconds(job, model, result.probe)
     return result
 
@@ -139,11 +140,9 @@ def model_name(backend: Backend) -> str:
     return f"{backend.name} ({backend.model})"
 
 
-def sample(items: Sequence[T], seed: int) -> Sequence[T]:
-    """At most ``SAMPLE`` of the items, drawn by seed, in their order."""
-    if len(items) <= SAMPLE:
-        return items
-    return [items[i] for i in sorted(random.Random(seed).sample(range(len(items)), SAMPLE))]
+def sample(number: int, seed: int) -> Sequence[int]:
+    """At most ``SAMPLE`` of the places of so many items, drawn by seed, in their order."""
+    return range(number) if number <= SAMPLE else sorted(random.Random(seed).sample(range(number), SAMPLE))
 
 
 def prompt_as_sent(backend: Backend, request: Request) -> tuple[str, int]:
@@ -164,9 +163,10 @@ def prompt_as_sent(backend: Backend, request: Request) -> tuple[str, int]:
 
 def _prompt_tokens(job: Job, backend: Backend, requests: Sequence[Request], probe: Probe | None) -> tuple[int, str]:
     """Prompt tokens of all pending requests, and where the number is from."""
-    if backend.name in COUNTED and (told := _known(job, probe, "prompt_tokens")):
-        return round(sum(told) / len(told) * len(job.pending)), f"as counted with {len(told):,} replies"
-    share = len(job.pending) / len(requests)
+    told, replies = _known(job, probe, "prompt_tokens") if backend.name in COUNTED else (0, 0)
+    if replies:
+        return round(told / replies * job.pending), f"as counted with {replies:,} replies"
+    share = job.pending / len(requests)
     counted = COUNTED.get(backend.name, "counted by the model's tokenizer")
     return (round(sum(prompt_as_sent(backend, request)[1] for request in requests) * share),
             counted + (f", scaled up from {len(requests):,} prompts" if share > 1 else ""))
@@ -174,25 +174,29 @@ def _prompt_tokens(job: Job, backend: Backend, requests: Sequence[Request], prob
 
 def _output_tokens(job: Job, backend: Backend, requests: Sequence[Request], probe: Probe | None) -> tuple[float, str]:
     """Mean output tokens of a request, and where the number is from."""
-    stored, probed = _known(job, None, "completion_tokens"), _known(job, probe, "completion_tokens")
-    if stored:
-        return sum(stored) / len(stored), f"from the {len(stored):,} replies stored already"
-    if probed:
-        return sum(probed) / len(probed), f"from the {len(probed)} replies of the probe, a small sample"
+    told, replies = _known(job, None, "completion_tokens")
+    if replies:
+        return told / replies, f"from the {replies:,} replies stored already"
+    told, replies = _known(job, probe, "completion_tokens")
+    if replies:
+        return told / replies, f"from the {replies} replies of the probe, a small sample"
     each, besides = RULES[job.rule]
     sizes = [min(besides + each * backend.count_tokens(_sentence(request)), request.max_new_tokens) for request in requests]
     return sum(sizes) / len(sizes), "a rule of thumb, no reply is known yet; may be off by a factor of three"
 
 
-def _known(job: Job, probe: Probe | None, name: str) -> list[int]:
-    """A token count of all replies that a model really gave, stored ones and those of the probe.
+def _known(job: Job, probe: Probe | None, name: str) -> tuple[int, int]:
+    """The sum of a token count over all replies that a model really gave, stored ones and those of the probe, and how many
+    these are.
 
     Rows taken over from a published file tell none.
     """
-    entries = [job.replies.read(identity) for identity in job.replies]
-    entries += [dataclasses.asdict(reply) for reply in probe.replies] if probe else []
-    counts = [entry.get(name) for entry in entries if entry["finish_reason"] in ("stop", "length")]
-    return [count for count in counts if isinstance(count, int) and count > 0]
+    total = number = 0
+    for entry in chain(job.replies.entries(), map(dataclasses.asdict, probe.replies if probe else ())):
+        count = entry.get(name) if entry["finish_reason"] in ("stop", "length") else None
+        if isinstance(count, int) and count > 0:
+            total, number = total + count, number + 1
+    return total, number
 
 
 def _sentence(request: Request) -> str:
@@ -237,8 +241,7 @@ class Probe:
         return text + (f" ({errors[0]})" if errors else "")
 
 
-def _probe(job: Job, backend: Backend) -> Probe:
-    requests = [job.request(identity) for identity in job.pending[:PROBED]]
+def _probe(job: Job, backend: Backend, requests: Sequence[Request]) -> Probe:
     started = time.monotonic()
     replies = list(backend.generate(requests[:1]))
     between = time.monotonic()
@@ -252,12 +255,12 @@ def _seconds(job: Job, model: str, probe: Probe | None) -> tuple[float | None, s
     if probe and not any(reply.finish_reason in ("stop", "length") for reply in probe.replies):
         return None, "the probe got no reply"
     if probe:
-        return (probe.first_s + (len(job.pending) - 1) / probe.rate,
+        return (probe.first_s + (job.pending - 1) / probe.rate,
                 "at the rate of the probe, a small sample: full batches are faster")
     known = [usage for usage in _logged(job) if usage.model == model and usage.asked >= FEW and usage.seconds > 0]
     if known:
         last = known[-1]
-        return (len(job.pending) * last.seconds / last.asked,
+        return (job.pending * last.seconds / last.asked,
                 f"as fast as the {last.asked:,} replies of the last run ({last.rates()})")
     return None, "nothing was measured yet; --dry_run=probe asks a few and times them"
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import fcntl
 import glob
-import io
 import json
 import os
 import shutil
+import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, naming, open_own, open_regular, parsed, replacing, to_line
 
@@ -34,6 +36,9 @@ _BROKEN = ("is broken; the replies in this file cannot be trusted blindly. Remov
 _BROKEN_HEAD = ("is not the line that says how these replies were made. Put it back from a copy of this file. Without one, move "
                 "this file away (steps 1 and 3 then take the replies from the file that they have published), or use --overwrite "
                 "to ask all again.")
+_ATTEMPT_BITS = 20  # of the 64 that are known of a request; the others are the place of its last line, up to 16 TiB
+_MOST_ATTEMPTS = (1 << _ATTEMPT_BITS) - 1
+_IN_MEMORY = 1 << 26  # bytes of a journal that is in no file, before it lies in a temporary one
 # Where a name in the fingerprint says too little.
 SAID = {"input": "input (the sentences asked about)"}
 SHAPES_INPUT = {"prompt_sha256", "labels", "label_names", "shots"}  # whole questions make the input: these change it, too
@@ -62,7 +67,10 @@ def lock(folder: Path, name: str) -> Iterator[None]:
 
 
 class Replies:
-    """The finished replies of a journal by request id, only read: nothing is written, created or mended."""
+    """The finished replies of a journal by request id, only read: nothing is written, created or mended.
+
+    In memory are 28 bytes a request. A second thread may read, and ask what is there, while the first one adds.
+    """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         """Look through the lines of a journal; it is closed with this object.
@@ -72,6 +80,7 @@ class Replies:
             UserError: the journal is broken (names the line).
         """
         self.path, self._file = path, file
+        self._lock = threading.RLock()  # around the place in the file and the index
         try:
             self._read_in()
         except BaseException:
@@ -85,12 +94,14 @@ class Replies:
 
     @classmethod
     def of(cls, path: Path, fingerprint: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> Replies:
-        """A journal in memory, with these entries."""
-        return cls(path, io.BytesIO(b"".join(_lines(fingerprint, entries))))
+        """A journal with these entries that is in no file of its own."""
+        file = tempfile.SpooledTemporaryFile(_IN_MEMORY)
+        for line in _lines(fingerprint, entries):  # one by one: a step may have a million
+            file.write(line)
+        return cls(path, file)
 
     def _read_in(self) -> None:
-        self._offsets: dict[str, int] = {}
-        self.attempts: dict[str, int] = {}
+        self._index = IdMap(wide=True)  # of a request: place of its last line, number of its lines
         self.fingerprint: dict[str, Any] = {}
         self._end = 0  # of the last whole line
         self._file.seek(0)
@@ -109,24 +120,62 @@ class Replies:
                 raise UserError(f"{self.path}:{number}: {_BROKEN if number > 1 else _BROKEN_HEAD}") from None
             self._end += len(line)
 
-    def _note(self, identity: str, offset: int) -> None:
-        self._offsets[identity] = offset
-        self.attempts[identity] = self.attempts.get(identity, 0) + 1
+    def _note(self, identity: str, place: int) -> None:
+        with self._lock:
+            attempts = min(self.attempts(identity) + 1, _MOST_ATTEMPTS)
+            self._index[identity] = place << _ATTEMPT_BITS | attempts
 
-    def __contains__(self, identity: object) -> bool:
-        return identity in self._offsets
+    def __contains__(self, identity: str) -> bool:
+        return self.attempts(identity) > 0
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._index)
 
     def __iter__(self) -> Iterator[str]:
-        """Request ids, in the order in which they were first answered."""
-        return iter(self._offsets)
+        """Request ids, in the order of ``entries``."""
+        return (entry["id"] for entry in self.entries())
+
+    def attempts(self, identity: str) -> int:
+        """How often a request was answered."""
+        with self._lock:
+            return (self._index.get(identity) or 0) & _MOST_ATTEMPTS
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The last entry stored for each request, in the order of the file."""
+        place = len(self._line_at(0))
+        while place < self._end:
+            line = self._line_at(place)
+            entry = self._entry(line)
+            with self._lock:
+                last = (self._index.get(entry["id"]) or 0) >> _ATTEMPT_BITS
+            if last == place:
+                yield entry
+            place += len(line)
 
     def read(self, identity: str) -> dict[str, Any]:
-        """The last entry stored for a request. KeyError when it has none."""
-        self._file.seek(self._offsets[identity])
-        return json.loads(self._file.readline())
+        """The last entry stored for a request. KeyError when it has none.
+
+        Raises:
+            UserError: the file was changed meanwhile, or the 64 bits kept of two ids are the same.
+        """
+        with self._lock:
+            known = self._index.get(identity)
+        if known is None:
+            raise KeyError(identity)
+        return self._entry(self._line_at(known >> _ATTEMPT_BITS), identity)
+
+    def _line_at(self, place: int) -> bytes:
+        with self._lock:
+            self._file.seek(place)
+            return self._file.readline()
+
+    def _entry(self, line: bytes, identity: str | None = None) -> dict[str, Any]:
+        with suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            if identity in (None, entry["id"]):
+                return entry
+        raise UserError(f"{self.path}: a reply{f' about {identity}' if identity else ''} is no longer where it was. Leave this "
+                        "file alone while a step runs, and run the same command again.")
 
     def refuse_others(self, fingerprint: Mapping[str, Any], advice: str) -> None:
         """UserError when the replies, if there are any, were made with another fingerprint (names the differences)."""
@@ -180,9 +229,9 @@ class Journal(Replies):
             with closing(Replies.stored(path)) as rescued:
                 if differing(rescued.fingerprint, fingerprint):
                     continue
-                for identity, attempts in rescued.attempts.items():
-                    if attempts > self.attempts.get(identity, 0):
-                        self.append(rescued.read(identity))
+                for entry in rescued.entries():
+                    if rescued.attempts(entry["id"]) > self.attempts(entry["id"]):
+                        self.append(entry)
             os.fdatasync(self._file.fileno())
             path.unlink()
 
@@ -198,14 +247,17 @@ class Journal(Replies):
         Raises:
             UserError: the file is no longer where it was (its folder was removed, say).
         """
-        with naming(self.path):
-            offset = self._file.seek(0, os.SEEK_END)
-            self._file.write(to_line(dict(entry)))
+        line = to_line(dict(entry))
+        with naming(self.path), self._lock:
+            place = self._file.seek(0, os.SEEK_END)
+            self._file.write(line)
             self._file.flush()
+            self._note(str(entry["id"]), place)
+            self._end = place + len(line)
+        with naming(self.path):
             if time.monotonic() - self._synced >= SYNC_EVERY_S:
                 os.fdatasync(self._file.fileno())
                 self._synced = time.monotonic()
-        self._note(str(entry["id"]), offset)
         self.refuse_gone()
 
     def refuse_gone(self) -> None:
@@ -226,9 +278,9 @@ class Journal(Replies):
         """Write the replies to disk again; beside what has taken their place, unless that is free."""
         path = self.path if free else next(
             name for n in count(1) if not (name := self.path.with_name(f"{self.path.stem}.rescued-{n}.jsonl")).exists())
-        self._file.seek(0)
         try:
-            with replacing(path) as file:
+            with self._lock, replacing(path) as file:
+                self._file.seek(0)
                 shutil.copyfileobj(self._file, file)
         except OSError as err:
             return f"was removed, and cannot be put back ({err.strerror})"

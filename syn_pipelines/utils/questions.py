@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from syn_pipelines.utils.demonstrations import Demonstrations, demonstrations
@@ -22,6 +23,7 @@ from syn_pipelines.utils.options import LabelOptions
 from syn_pipelines.utils.paths import RunPaths
 from syn_pipelines.utils.prompts import Prompt, load_prompt
 from syn_pipelines.utils.records import Record, read_train
+from syn_pipelines.utils.source import Source
 
 
 class Room(NamedTuple):
@@ -50,6 +52,27 @@ class Question:
     task: str
     record: Mapping[str, Any]
     constraint: Constraint | None = None
+
+
+class Questions:
+    """The questions of a step about the sentences of a file, made anew in each pass over them.
+
+    source: the file. number: how many there are, known after the first whole pass.
+    """
+
+    def __init__(self, source: Source, about: Callable[[Record], Iterable[Question]]) -> None:
+        """about: the questions about one sentence; their ids are unique."""
+        self.source, self._about = source, about
+        self.number = 0
+
+    def __iter__(self) -> Iterator[Question]:
+        """The questions, in file order. UserError where the file has changed, see ``Source``."""
+        number = 0
+        for sentence in self.source:
+            for question in self._about(sentence):
+                number += 1
+                yield question
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -98,12 +121,18 @@ class Wording:
     def _room(self, tokens: Sequence[str], text: str) -> Room:
         words = sum(not token.isspace() for token in tokens)
         if self.mode == "entity":  # entities rarely fill half a text, but may nest
-            items = tuple(_item("entity", "", "type", label) for label in self.labels)
-            return Room(text, 2.0, 32, 6 + words // 3, items)
+            return Room(text, 2.0, 32, 6 + words // 3, self._items)
+        return Room(text, 1.3, 32 if self.reply_format == "inline" else 64, words, self._items)
+
+    @cached_property
+    def _items(self) -> tuple[str, ...]:
+        """What stands in a reply around one word or entity, for each name."""
+        if self.mode == "entity":
+            return tuple(_item("entity", "", "type", label) for label in self.labels)
         # Every token can be a word of its own, which takes more tokens than it has in the text: x stands for one more.
         if self.reply_format == "inline":
-            return Room(text, 1.3, 32, words, tuple(f"x/{label} " for label in self.labels))
-        return Room(text, 1.3, 64, words, tuple(_item("word", "x", "pos", label) for label in self.labels))
+            return tuple(f"x/{label} " for label in self.labels)
+        return tuple(_item("word", "x", "pos", label) for label in self.labels)
 
     @property
     def prints(self) -> dict[str, str]:
@@ -153,7 +182,8 @@ def explain_prints(names: Mapping[str, TargetName]) -> dict[str, str]:
 
 
 def _shots(opts: LabelOptions, paths: RunPaths, language: Language) -> Demonstrations:
-    return demonstrations(list(read_train(paths, again=True)), opts.shots, language, target_names(paths), seed=opts.seed)
+    gold = Source(paths.train, lambda: read_train(paths, again=True))
+    return demonstrations(gold, opts.shots, language, target_names(paths), seed=opts.seed)
 
 
 def _record(sentence: Record, language: Language, entities: list[Any]) -> dict[str, Any]:

@@ -7,9 +7,14 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 
+def place_of(identity: str, *, seed: int) -> bytes:
+    """What an id is ordered by: a hash of seed and id, 32 bytes."""
+    return hashlib.sha256(f"{seed}:{identity}".encode()).digest()
+
+
 def in_order(ids: Collection[str], *, seed: int) -> list[str]:
     """The ids in the order of a hash of seed and id, so not in that of ``ids``."""
-    return sorted(ids, key=lambda identity: (hashlib.sha256(f"{seed}:{identity}".encode()).digest(), identity))
+    return sorted(ids, key=lambda identity: (place_of(identity, seed=seed), identity))
 
 
 def nested_subsets(ids: Collection[str], shares: Iterable[float], *, seed: int) -> dict[float, set[str]]:
