@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ledger_runs import Run, assert_balanced, change_lines, edit, lines_of, new_run, seal, whole_run
 from pipeline import read_rows, write_rows
 from scripted import write_data_set
-from test_ledger import Run, assert_balanced, change_lines, edit, lines_of, new_run, seal, whole_run
 
 from syn_pipelines import s4_split_data as s4
 from syn_pipelines import s5_merge_data as s5

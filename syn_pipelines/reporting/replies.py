@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from syn_pipelines.s2_continous_generation import PLACES
-from syn_pipelines.tools._ledger_book import annotation_problem
 from syn_pipelines.tools._ledger_case import Case
 from syn_pipelines.tools._ledger_explanations import Explanations
+from syn_pipelines.tools._ledger_files import annotation_problem
 from syn_pipelines.tools._ledger_record import wording_of
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import ITEM_KEYS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 from syn_pipelines.reporting.sampling import Lots, draw
+from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.records import Record
 
 KINDS = ("target", "entity", "pos")  # of a label: of labels.txt, or an extension label of one of the two maps
@@ -54,7 +54,7 @@ class Survey:
 
     def __post_init__(self) -> None:
         self._rows, self._texts = Lots(self.shown), Lots(self.compared)
-        self._seen: set[bytes] = set()
+        self._seen = IdMap(narrow=True)
 
     def read(self, rows: Iterable[Record]) -> Survey:
         """Count all rows; itself."""
@@ -91,9 +91,9 @@ class Survey:
         return sum(count for label, count in self.labels.items() if self.kind(label) == kind)
 
     def _note_duplicate(self, tokens: list[str]) -> None:
-        key = hashlib.sha256("\0".join(tokens).encode("utf-8", "surrogatepass")).digest()[:8]
-        self.duplicates += key in self._seen
-        self._seen.add(key)
+        text = "\0".join(tokens)
+        self.duplicates += text in self._seen
+        self._seen[text] = 0
 
     def _cover(self, tokens: list[str], entities: list[Mapping[str, Any]]) -> None:
         """Count spans, and each character once for each label, each kind and at all, however spans nest."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from syn_pipelines.tools._ledger_book import Book, DataFile, Journal, annotation_problem, sentence_problem
+from syn_pipelines.tools._ledger_book import Book
+from syn_pipelines.tools._ledger_files import DataFile, Order, annotation_problem, sentence_problem, synthetic_problem
+from syn_pipelines.tools._ledger_journal import Journal
+from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.language import Language, language_of
@@ -19,26 +25,42 @@ from syn_pipelines.utils.records import Record
 from syn_pipelines.utils.stored_replies import journal_path
 
 FINAL = "s8_process_label_and_combine"
+NOBODY = (1 << 32) - 1
+_MOST_ENTITIES = (1 << 24) - 1  # more do not fit on a line
 # What step 4 cuts, "{n}" being the size.
 PARTS = ("train_{n}", *(f"{mode}_train_{{n}}" for mode in MODES), "train_{n}_synthetic",
          *(f"{mode}_train_{{n}}_synthetic" for mode in MODES))
 
 
-class Case:
-    """A data set and one of its runs, with the book that the findings go into.
+@dataclass
+class Made:
+    """The ids of the synthetic sentences, in 25 bytes each.
 
-    places: the place of each training sentence by id. asked: ids of those with entities. gold: by id the number of gold
-    entities, and a digest of the text and of these entities. stale: files made from something that has changed since, with
-    what to say of them and the command that renews them. items: what steps 1 and 3 published, by mode and ``synthetic``.
-    corrected: by size, of original sentences whose gold labels people changed, how many of these are gone.
+    places: of those that differ, counted from 0. owners: by that place, the place of the training sentence that it was made
+    from, ``NOBODY`` where there is none. rows: of the file. clash: one of the ids is that of a training sentence.
+    """
+
+    places: IdMap = field(default_factory=IdMap)
+    owners: array[int] = field(default_factory=lambda: array("I"))
+    rows: int = 0
+    clash: bool = False
+
+
+class Case:
+    """A data set and one of its runs, with the book that the findings go into. In memory are 29 bytes a training sentence.
+
+    places: the place of each training sentence by id. asked: how many of them have entities. gold_entities: all of theirs.
+    stale: files made from something that has changed since, with what to say of them and the command that renews them.
+    items: what steps 1 and 3 published, by mode and ``synthetic``. corrected: by size, of original sentences whose gold labels
+    people changed, how many of these are gone.
     """
 
     def __init__(self, opts: Any, paths: RunPaths, book: Book) -> None:
         """Read the training sentences once. UserError when there are none, or labels.txt is broken."""
         self.opts, self.paths, self.book = opts, paths, book
-        self.places: dict[str, int] = {}
-        self.asked: set[str] = set()
-        self.gold: dict[str, tuple[int, bytes]] = {}
+        self.places = IdMap()
+        self.asked = self.gold_entities = 0
+        self._gold = array("Q")  # by place: 40 bits of a digest of the text and of the gold entities, and their number
         self.entities: Counter[str] = Counter()
         self.first_lines: dict[str, int] = {}  # where each gold label stands first
         self.stale: dict[Path, tuple[str, str]] = {}
@@ -48,23 +70,33 @@ class Case:
         self.targets = tuple(read_target_labels(paths.labels)) if paths.labels.is_file() else ()
         if not paths.train.is_file():
             raise UserError(f"{paths.train}: does not exist. {paths.missing_train}")
-        self._lines: dict[str, int] = {}
+        self._steps: list[array[int]] = [array("I"), array("I")]  # where the number of lines passed over changes: place, line
         for line, sentence in self._training_rows():
-            identity = sentence["id"]
-            if identity in self._lines:
-                self.train.problem("order", f"id {identity!r} stands in line {self._lines[identity]} already.", line)
-                continue
-            self._lines[identity] = line
-            self.places[identity] = len(self.places)
-            self.gold[identity] = (len(sentence["entities"]), digest_of(sentence))
-            for entity in sentence["entities"]:
-                self.entities[entity["entity"]] += 1
-                self.first_lines.setdefault(entity["entity"], line)
-            if sentence["entities"]:
-                self.asked.add(identity)
-        if not self.places:
+            if sentence["id"] in self.places:
+                self.train.problem("order", f"id {sentence['id']!r} stands in line {self.line_of(sentence['id'])} already.", line)
+            else:
+                self._take_in(line, sentence)
+        if not self._gold:
             found = f"{book.problems[0]} " if book.problems else f"{paths.train}: "
             raise UserError(f"{found}holds no sentence that can be used. {paths.missing_train}")
+
+    def _take_in(self, line: int, sentence: Record) -> None:
+        place, entities = len(self._gold), sentence["entities"]
+        places, lines = self._steps
+        if not places or line - lines[-1] != place - places[-1]:
+            places.append(place)
+            lines.append(line)
+        self.places[sentence["id"]] = place
+        self._gold.append(_gold_print(sentence, len(entities)))
+        for entity in entities:
+            self.entities[entity["entity"]] += 1
+            self.first_lines.setdefault(entity["entity"], line)
+        self.asked += bool(entities)
+        self.gold_entities += len(entities)
+
+    def __len__(self) -> int:
+        """How many training sentences there are."""
+        return len(self._gold)
 
     def _training_rows(self) -> Iterator[tuple[int, Record]]:
         for line, row in self.train.rows():
@@ -72,11 +104,55 @@ class Case:
 
     def sentences(self) -> Iterator[Record]:
         """The training sentences, each with its id first, as the steps read them."""
-        return (row for line, row in self._training_rows() if self._lines.get(row["id"]) == line)
+        place = 0
+        for _, row in self._training_rows():
+            if self.places.get(row["id"]) == place:  # else it stands there for the second time
+                place += 1
+                yield row
 
     def line_of(self, identity: str) -> int:
         """Line of a training sentence."""
-        return self._lines[identity]
+        places, lines = self._steps
+        place = self.places.get(identity)
+        step = bisect_right(places, place) - 1
+        return lines[step] + place - places[step]
+
+    def gold_of(self, identity: str) -> int | None:
+        """How many gold entities a training sentence has, None for an id of none."""
+        place = self.places.get(identity)
+        return None if place is None else self._gold[place] & _MOST_ENTITIES
+
+    def has_gold(self, row: Record) -> bool:
+        """Whether a row of a training sentence still has its text, and its gold entities before all others."""
+        found = self._gold[self.places.get(row["id"])]
+        return _gold_print(row, found & _MOST_ENTITIES) == found
+
+    @property
+    def order(self) -> Order:
+        """The places of the training sentences."""
+        return Order(lambda: (row["id"] for row in self.sentences()), distinct=True, places=self.places)
+
+    @cached_property
+    def made(self) -> Made:
+        """The synthetic sentences."""
+        made = Made()
+        for row in self.synthetic.records():
+            made.rows += 1
+            owner = self.places.get(row["source_id"])
+            place = made.places.get(row["id"])
+            if place is None:
+                place = made.places[row["id"]] = len(made.owners)
+                made.owners.append(NOBODY)
+                made.clash = made.clash or row["id"] in self.places
+            made.owners[place] = NOBODY if owner is None else owner
+        return made
+
+    def order_of(self, source: DataFile) -> Order:
+        """The places of the rows of a file."""
+        if source is self.train:
+            return self.order
+        known = self.made.places if source is self.synthetic and self.made.rows == len(self.made.owners) else None
+        return Order(lambda: (row["id"] for row in source.records()), distinct=known is not None or source.distinct, places=known)
 
     @cached_property
     def language(self) -> Language:
@@ -141,9 +217,9 @@ class Case:
                       self.target(size), self.final(size)]
         return found
 
-    def journal_of(self, file: DataFile) -> Journal:
-        """The stored replies behind a file of steps 1 to 3; close it."""
-        journal = Journal(self.book, journal_path(self.paths, file.path), file.mend)
+    def journal_of(self, file: DataFile, known: IdMap | None = None) -> Journal:
+        """The stored replies behind a file of steps 1 to 3; close it. known: see ``Journal``."""
+        journal = Journal(self.book, journal_path(self.paths, file.path), file.mend, known)
         if not journal.exists and file.exists:
             self._say_that_replies_are_gone(journal, file)
         return journal
@@ -176,13 +252,9 @@ def _training_problem(row: Record) -> str:
     return sentence_problem(row)
 
 
-def synthetic_problem(row: Record) -> str:
-    """The check of a row of synthetic sentences."""
-    if text := sentence_problem(row):
-        return text
-    if not isinstance(row.get("source_id"), str) or row.get("synthetic") is not True:
-        return "has no 'source_id', or 'synthetic' is not true."
-    return ""
+def _gold_print(row: Record, entities: int) -> int:
+    """Of a text and its first ``entities`` entities: 40 bits of a digest, 24 of their number."""
+    return int.from_bytes(digest_of(row, entities)[:5], "big") << 24 | entities
 
 
 def digest_of(row: Record, entities: int | None = None) -> bytes:

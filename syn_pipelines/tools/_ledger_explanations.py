@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from syn_pipelines.s2_continous_generation import PLACES
 from syn_pipelines.text.filters import candidates
-from syn_pipelines.tools._ledger_book import DataFile, Journal, matched, places_of
-from syn_pipelines.tools._ledger_case import Case, digest_of
+from syn_pipelines.tools._ledger_case import Case
+from syn_pipelines.tools._ledger_files import DataFile, Order, matched
+from syn_pipelines.tools._ledger_journal import Journal
 from syn_pipelines.tools._ledger_replies import Entry, account_of_replies, check_subject, source_of
+from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.prompts import load_prompt
 from syn_pipelines.utils.records import Record, short
 from syn_pipelines.utils.summary import with_reasons
+
+_COPY, _NEW = 0, 1  # of the texts that were seen: of a training sentence, of a synthetic one
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,16 @@ class Explanations:
     def __init__(self, case: Case, file: DataFile, journal: Journal) -> None:
         self.journal, self.language = journal, case.language_in(file.settings)
         self.prompt = load_prompt("explain", self.language.lang).text
+        self.samples = self.samples_of(file, journal)
+        self._seen = IdMap(narrow=True)
+        for sentence in case.sentences():
+            self._seen[_key(sentence["text"])] = _COPY
+
+    @staticmethod
+    def samples_of(file: DataFile, journal: Journal) -> int:
+        """How often each sentence was asked about."""
         told = file.settings.get("num_samples")
-        asked = [int(n) for _, _, n in (name.rpartition("#") for name in journal.places) if n.isdecimal() and len(n) < 6]
-        self.samples = told if isinstance(told, int) and 0 < told < PLACES else max(asked, default=1)
-        self._seen = {_key(sentence["text"]): "copy_of_source" for sentence in case.sentences()}
+        return told if isinstance(told, int) and 0 < told < PLACES else journal.samples
 
     def of(self, sentence: Record) -> list[Answer]:
         """What was written about a sentence with entities; call it once for each of them, in order."""
@@ -82,21 +92,22 @@ class Explanations:
 
     def _repeats(self, tokens: list[str]) -> str:
         """Why a sentence is no new one, "" for a new one, which is noted."""
-        if reason := self._seen.get(key := _key(tokens)):
-            return reason
-        self._seen[key] = "duplicate"
+        found = self._seen.get(key := _key(tokens))
+        if found is not None:
+            return "copy_of_source" if found == _COPY else "duplicate"
+        self._seen[key] = _NEW
         return ""
 
 
-def _key(tokens: list[str]) -> bytes:
+def _key(tokens: list[str]) -> str:
     """Equal for sentences that differ in white space and case alone."""
-    return hashlib.sha256("".join("".join(tokens).split()).casefold().encode("utf-8", "surrogatepass")).digest()[:16]
+    return "".join("".join(tokens).split()).casefold()
 
 
 @dataclass
 class _Harvest:
-    """What the stored explanations hold. wanted: the rows that should be published, as id, digest and request; spare: those of
-    sentences that are dropped as duplicates."""
+    """What the stored explanations hold. kept: sentences that are new and whole. revived: of those dropped as duplicates, how
+    many stand in the file all the same (see ``_is_older``)."""
 
     replies: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -104,10 +115,15 @@ class _Harvest:
     closed: int = 0
     asked_again: int = 0
     pieces: int = 0
-    wanted: list[Record] = field(default_factory=list)
-    spare: dict[str, bytes] = field(default_factory=dict)
+    kept: int = 0
+    revived: int = 0
 
-    def add(self, sentence: Record, answer: Answer) -> None:
+    @property
+    def answered(self) -> int:
+        """Requests with a reply."""
+        return self.replies.total() - self.replies["not asked yet"]
+
+    def add(self, answer: Answer) -> None:
         """Count one answer and its pieces."""
         self.replies[answer.status] += 1
         self.reasons.update([answer.reason] if answer.reason else [])
@@ -115,12 +131,8 @@ class _Harvest:
         self.asked_again += len(answer.attempts) > 1
         self.pieces += len(answer.pieces)
         for piece in answer.pieces:
-            if piece.reason:
-                self.dropped[piece.reason] += 1
-                if piece.id:
-                    self.spare[piece.id] = row_digest(piece.row(sentence["id"]))
-            else:
-                self.wanted.append({"id": piece.id, "digest": row_digest(piece.row(sentence["id"])), "request": answer.request})
+            self.kept += not piece.reason
+            self.dropped.update([piece.reason] if piece.reason else [])
 
     def is_newer_than(self, manifest: Mapping[str, Any]) -> bool:
         """Whether a file with this manifest was made from other replies than there are: fewer, where it says itself that
@@ -129,95 +141,153 @@ class _Harvest:
         told = counts.get("replies") if isinstance(counts, dict) else None
         told = told if isinstance(told, dict) else {}
         answered = sum(n for name, n in told.items() if isinstance(n, int) and name != "not asked yet")
-        now = self.replies.total() - self.replies["not asked yet"]
-        return (now > answered and manifest.get("complete") is False) or (self.asked_again > 0 and told != with_reasons(self.replies))
+        return (self.answered > answered and manifest.get("complete") is False) or (
+            self.asked_again > 0 and told != with_reasons(self.replies))
 
 
-def row_digest(row: Record) -> bytes:
-    """Of a synthetic sentence as step 2 publishes it."""
-    return digest_of(row) + f"{row.get('source_id')}\0{sorted(row)}".encode("utf-8", "surrogatepass")
+class _Expected:
+    """The rows that the stored replies give, in their order.
+
+    published: ids of a file that is older than the replies, else None. Some of its sentences were kept when fewer replies were
+    known, and would be duplicates now.
+    """
+
+    def __init__(self, case: Case, file: DataFile, journal: Journal, published: IdMap | None) -> None:
+        self.case, self.file, self.journal, self.published = case, file, journal, published
+        self.harvest = _Harvest()
+
+    def answers(self) -> Iterator[tuple[Record, Answer, Explanations]]:
+        """Each answer with the sentence that it is about."""
+        explanations = Explanations(self.case, self.file, self.journal)
+        for sentence in self.case.sentences():
+            for answer in explanations.of(sentence) if sentence["entities"] else ():
+                self.harvest.add(answer)
+                yield sentence, answer, explanations
+
+    def rows(self, *, checked: bool = False) -> Iterator[Record]:
+        """``id``, ``row``, and whether another row of the same reply is ``published`` (they come together).
+
+        checked: look whether each reply is about its sentence.
+        """
+        for sentence, answer, explanations in self.answers():
+            if checked and answer.attempts:
+                check_subject(self.case, self.file, self.journal, answer.request, answer.attempts[-1],
+                              explanations.language.join(sentence["text"]))
+            older = self.published
+            came = older is not None and any(not piece.reason and piece.id in older for piece in answer.pieces)
+            for piece in answer.pieces:
+                if piece.reason and (older is None or not piece.id or piece.id not in older):
+                    continue
+                self.harvest.revived += bool(piece.reason)
+                yield {"id": piece.id, "row": piece.row(sentence["id"]), "published": came}
+
+    def order(self) -> Order:
+        """The places of these rows; finding them takes as long as everything else."""
+        again = _Expected(self.case, self.file, self.journal, self.published)
+        return Order(lambda: (row["id"] for row in again.rows()), distinct=True)
 
 
 def check_explanations(case: Case) -> None:
     """Step 2: the replies about each sentence, the pieces in them, and the sentences that were published."""
     file, book = case.synthetic, case.book
-    book.account("s2", "sentences", {"with entities": len(case.asked),
-                                     "without entities, not asked": len(case.places) - len(case.asked)},
-                 total=len(case.gold), file=file)
+    book.account("s2", "sentences", {"with entities": case.asked, "without entities, not asked": len(case.places) - case.asked},
+                 total=len(case), file=file)
     with closing(case.journal_of(file)) as journal:
         if not file.exists:
             case.not_there_yet("s2", file)
         if not journal.exists:
             _check_alone(case, file)
             return
-        explanations, harvest = Explanations(case, file, journal), _Harvest()
-        for sentence in case.sentences():
-            for answer in explanations.of(sentence) if sentence["entities"] else ():
-                if answer.attempts:
-                    check_subject(case, file, journal, answer.request, answer.attempts[-1],
-                                   explanations.language.join(sentence["text"]))
-                harvest.add(sentence, answer)
+        older = _is_older(case, file, journal)
+        expected = _Expected(case, file, journal, _ids_of(file) if older else None)
+        file.book = book.apart()  # what is found in the replies comes first
+        published, late = _compare(file, expected, older)
+        apart, file.book, harvest = file.book, book, expected.harvest
+        samples = Explanations.samples_of(file, journal)
         book.account("s2", "explanations", {name: harvest.replies[name] for name in (
-            "used", "rejected", "failed", "not asked yet")}, harvest.reasons,
-                     total=len(case.asked) * explanations.samples, file=file)
-        requests = {f"{identity}#{k}" for identity in case.asked for k in range(1, explanations.samples + 1)}
-        account_of_replies(case, "s2", file, journal, requests, by_source=True)
-    _check_published(case, file, harvest)
+            "used", "rejected", "failed", "not asked yet")}, harvest.reasons, total=case.asked * samples, file=file)
+        account_of_replies(case, "s2", file, journal, harvest.answered, lambda name: _is_asked(case, name, samples), by_source=True)
+        book.take_in(apart)
+    _account_of_published(case, file, harvest, published, late, older)
 
 
-def _check_published(case: Case, file: DataFile, harvest: _Harvest) -> None:
-    """Compare the published sentences with the pieces that should be published."""
-    older = file.is_as_published and harvest.is_newer_than(file.manifest)
-    wanted, late, published = {row["id"]: row["digest"] for row in harvest.wanted}, 0, 0
-    asked_by = {row["id"]: row["request"] for row in harvest.wanted}
-    siblings = {asked_by[row["id"]] for _, row in file.rows() if row["id"] in asked_by}  # pieces of a reply come together
-    if older:  # some were kept when fewer replies were known, and would be duplicates now
-        spare = {row["id"]: harvest.spare[row["id"]] for _, row in file.rows() if row["id"] in harvest.spare}
-        wanted |= spare
-    order = sorted(wanted, key=lambda identity: _place(identity, case.places)) if older else wanted
-    expected = [{"id": identity, "digest": wanted[identity]} for identity in order]
-    for record, line, row in matched(expected, places_of(order), file, "the stored replies"):
+def _is_asked(case: Case, request: str, samples: int) -> bool:
+    """Whether a sentence of the data set is asked about under this name."""
+    source, _, k = request.rpartition("#")
+    return bool(case.gold_of(source)) and k.isdecimal() and len(k) < 10 and str(int(k)) == k and 1 <= int(k) <= samples
+
+
+def _is_older(case: Case, file: DataFile, journal: Journal) -> bool:
+    """Whether the file was made from other replies than there are."""
+    if not file.is_as_published or (file.manifest.get("complete") is not False and journal.lines == journal.requests):
+        return False
+    expected = _Expected(case, file, journal, None)
+    for _ in expected.answers():
+        pass
+    return expected.harvest.is_newer_than(file.manifest)
+
+
+def _ids_of(file: DataFile) -> IdMap:
+    ids = IdMap(narrow=True)
+    for row in file.records():
+        ids[row["id"]] = 0
+    return ids
+
+
+def _compare(file: DataFile, expected: _Expected, older: bool) -> tuple[int, int]:
+    """Lay the published sentences beside those that the replies give; (sentences that are there, that are not there yet)."""
+    published = late = 0
+    for record, line, row in matched(expected.rows(checked=True), expected.order(), file, "the stored replies"):
         published += row is not None
-        if row is not None and row_digest(row) != record["digest"]:
+        if row is not None and row != record["row"]:
             file.problem("differs", f"id {short(row['id'])} is not what its stored reply says.", line)
-        elif row is None and (not file.exists or (older and asked_by.get(record["id"]) not in siblings)):
+        elif row is None and (not file.exists or (older and not record["published"])):
             late += 1
         elif row is None:
             file.problem("missing", f"sentence {short(record['id'])} of a stored reply has no row.")
-    parts = {"published": published, "dropped": harvest.dropped.total() - (len(wanted) - len(harvest.wanted))}
-    if missing := len(expected) - published:
+    return published, late
+
+
+def _account_of_published(case: Case, file: DataFile, harvest: _Harvest, published: int, late: int, older: bool) -> None:
+    parts = {"published": published, "dropped": harvest.dropped.total() - harvest.revived}
+    if missing := harvest.kept + harvest.revived - published:
         parts["kept, not published yet" if late == missing else "kept, but missing"] = missing
     case.book.account("s2", "pieces of the explanations", parts, harvest.dropped, total=harvest.pieces, file=file)
     if older:
         case.book.note(f"s2: there are stored replies that are newer than {file.path}. Publish them with: {file.mend}")
     elif file.exists:
-        asked = {"with entities": len(case.asked), "without entities, not asked": len(case.places) - len(case.asked)}
+        asked = {"with entities": case.asked, "without entities, not asked": len(case.places) - case.asked}
         file.settle({
             "sentences": len(case.places), **with_reasons(asked), "replies": with_reasons(harvest.replies),
             "reply_reasons": with_reasons(harvest.reasons), **with_reasons({"closed": harvest.closed}),
-            "synthetic_sentences": len(harvest.wanted), "dropped": with_reasons(harvest.dropped)},
+            "synthetic_sentences": harvest.kept, "dropped": with_reasons(harvest.dropped)},
             not harvest.replies["not asked yet"], stale=file.path in case.stale)
-
-
-def _place(identity: str, places: Mapping[str, int]) -> tuple[int, int]:
-    source, _, number = identity.rpartition("-s")
-    return places.get(source, -1), int(number)
 
 
 def _check_alone(case: Case, file: DataFile) -> None:
     """The published sentences where the replies are gone: each has its source, and none stands there twice."""
     if not file.exists:
         return
-    seen: dict[bytes, str] = {}
-    rows = [row["id"] for _, row in file.rows()]
-    for _ in matched(({"id": i} for i in rows), places_of(rows), file, "its sentences"):
-        pass
-    for line, row in file.rows():
-        if row["source_id"] not in case.asked or source_of(row["id"]) != row["source_id"]:
+    texts, ids, rows = IdMap(), IdMap(narrow=True), 0
+    for rows, (line, row) in enumerate(file.rows(), 1):  # noqa: B007 (it is the count)
+        if row["id"] in ids:
+            file.problem("order", f"id {short(row['id'])} stands there twice or out of the order of its sentences.", line)
+        ids[row["id"]] = 0
+    file.distinct = len(ids) == rows
+    for place, (line, row) in enumerate(file.rows()):
+        if not case.gold_of(row["source_id"]) or source_of(row["id"]) != row["source_id"]:
             file.problem("nowhere", f"id {short(row['id'])} comes from {short(row['source_id'])}, no sentence with "
                                     "entities.", line)
-        if (before := seen.setdefault(_key(row["text"]), row["id"])) != row["id"]:
-            file.problem("twice", f"id {short(row['id'])} has the text of {short(before)}.", line)
-    case.book.account("s2", "synthetic sentences", {"published, replies gone": len(rows)})
-    file.settle({"synthetic_sentences": len(rows)}, file.manifest.get("complete") is True, stale=file.path in case.stale,
+        before = texts.get(key := _key(row["text"]))
+        if before is None:
+            texts[key] = place
+        elif (name := _name_of(file, before)) != row["id"]:
+            file.problem("twice", f"id {short(row['id'])} has the text of {short(name)}.", line)
+    case.book.account("s2", "synthetic sentences", {"published, replies gone": rows})
+    file.settle({"synthetic_sentences": rows}, file.manifest.get("complete") is True, stale=file.path in case.stale,
                 unless=[name for name in file.manifest.get("counts", ()) if name != "synthetic_sentences"])
+
+
+def _name_of(file: DataFile, place: int) -> str:
+    """The id of a row; of no use where so many findings are listed that no more will be."""
+    return next(islice(file.records(), place, None))["id"] if file.book.lists(file.path, "twice") else ""

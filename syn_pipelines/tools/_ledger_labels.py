@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from syn_pipelines.tools._ledger_book import DataFile, shown
+from syn_pipelines.tools._ledger_book import shown
 from syn_pipelines.tools._ledger_case import FINAL, Case
+from syn_pipelines.tools._ledger_files import DataFile
 from syn_pipelines.tools._ledger_merge import FALLBACKS, Half, prefix_of
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import label_file
@@ -145,12 +146,12 @@ def check_models(case: Case) -> None:
                 case.book.note(f"train: {manifest_path(weights)} is not there yet.")
             continue
         targets = set(case.targets)
-        rows = [any(e["entity"] in targets for e in row["entities"]) for _, row in source.rows()]
+        rows = Counter(any(e["entity"] in targets for e in row["entities"]) for row in source.records())
         case.book.account("train", f"training sentences of {weights.parent.name}", {
-            "with target entities": sum(rows), "without": len(rows) - sum(rows)})
+            "with target entities": rows[True], "without": rows[False]})
         dev = case.file(case.paths.split("dev"), "", lambda row: "")
         unless = [name for name in file.manifest.get("counts", ()) if name not in ("sentences", "dev_sentences")]
-        file.settle({"sentences": len(rows), "dev_sentences": sum(1 for _ in dev.rows())},
+        file.settle({"sentences": rows.total(), "dev_sentences": sum(1 for _ in dev.rows())},
                     source.manifest.get("complete") is not False, unless=unless)
 
 

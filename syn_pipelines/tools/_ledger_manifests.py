@@ -117,4 +117,4 @@ def _look_at_data_set(case: Case, hashes: _Hashes) -> None:
         if manifest and hashes.of(path) != manifest.get("sha256"):
             case.book.note(f"{path}: was changed (or taken away) after step 0 made it.")
         elif manifest and path == case.paths.train:
-            case.train.settle({"sentences": len(case.places), "entities": case.entities.total()}, True)
+            case.train.settle({"sentences": len(case), "entities": case.entities.total()}, True)

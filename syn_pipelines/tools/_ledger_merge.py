@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from syn_pipelines.s5_merge_data import current_targets
-from syn_pipelines.tools._ledger_book import DataFile, differing_keys, matched, places_of
-from syn_pipelines.tools._ledger_case import Case, digest_of
+from syn_pipelines.tools._ledger_case import Case
+from syn_pipelines.tools._ledger_files import DataFile, Order, differing_keys, joined, matched
 from syn_pipelines.tools._ledger_review import Decided
 from syn_pipelines.utils.fusion import Canonical, FusionStats, as_entity, extension_spans
 from syn_pipelines.utils.jsonl import file_hash
@@ -150,24 +150,17 @@ def _joined(case: Case, size: int, source: DataFile, target: DataFile | None, fi
     """Each sentence, its items by mode, the target entities it should have, and its merged row with the line."""
     tail = "_synthetic" if plain_path(source.path).stem.endswith("_synthetic") else ""
     annotations = [case.part(size, f"{mode}_train_{{n}}{tail}") for mode in MODES]
-    places = places_of(row["id"] for _, row in source.rows())
-
-    def beside(other: DataFile) -> Iterator[tuple[Record, int, Record | None]]:
-        return matched((row for _, row in source.rows()), places, other, source.path.name)
-
-    streams = [beside(other) for other in (*annotations, file, *([target] if target else []))]
-    for found in zip_longest(*streams):  # they are equally long, and each looks at the end of its file once it has ended
-        sentence, entities = found[0][0], found[0][0]["entities"]
+    others = [*annotations, file, *([target] if target else [])]
+    for sentence, found in joined(source.records(), case.order_of(source), others, source.path.name):
         items = {}
-        for mode, other, (_, line, row) in zip(MODES, annotations, found):
+        for mode, other, (line, row) in zip(MODES, annotations, found):
             if row is not None and row.get("text") != sentence["text"]:
                 other.problem("text", f"id {short(sentence['id'])}: the text is not that of {source.path.name}.", line)
                 row = None
             half.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
             items[mode] = row["items"] if row else []
-        if target and found[3][2] is not None:
-            entities = found[3][2]["entities"]
-        yield sentence, items, entities, found[2][1], found[2][2]
+        labelled = found[3][1] if target else None
+        yield sentence, items, (labelled or sentence)["entities"], *found[2]
 
 
 def _check_row(case: Case, file: DataFile, half: Half, line: int, row: Record, wanted: Record, known: int, known_from: str,
@@ -178,13 +171,12 @@ def _check_row(case: Case, file: DataFile, half: Half, line: int, row: Record, w
     too.
     """
     name, others = short(row["id"]), "an item or a decision" if half.decided.reviews.files else "an item"
-    if row["id"] in case.gold and not row.get("synthetic") and row["id"] not in half.decided.corrected:
-        count, digest = case.gold[row["id"]]
-        if digest_of(row, count) != digest:
-            half.changed += min(count, known)
-            file.problem("gold", f"id {name}: the text or the gold entities are not those of {case.paths.train}:"
-                                 f"{case.line_of(row['id'])}.", line)
-            return
+    count = None if row.get("synthetic") or row["id"] in half.decided.corrected else case.gold_of(row["id"])
+    if count is not None and not case.has_gold(row):
+        half.changed += min(count, known)
+        file.problem("gold", f"id {name}: the text or the gold entities are not those of {case.paths.train}:"
+                             f"{case.line_of(row['id'])}.", line)
+        return
     if half.decided.is_unsure(row["id"]):
         row, wanted = {**row, "entities": []}, {**wanted, "entities": []}
     elif not exact:
@@ -250,8 +242,8 @@ def check_target(case: Case, size: int) -> None:
     """Step 7: the synthetic sentences, each with what the NER model found in it."""
     file, source = case.target(size), case.part(size, "train_{n}_synthetic")
     counts: Counter[str] = Counter()
-    for wanted, line, row in matched((row for _, row in source.rows()), places_of(row["id"] for _, row in source.rows()),
-                                     file, source.path.name):
+    for wanted, line, row in matched(source.records(), case.order_of(source), file, source.path.name):
+        counts["expected"] += 1
         if row is None:
             counts["missing"] += 1
             file.problem("missing", f"id {short(wanted['id'])} of {source.path.name} is missing.")
@@ -264,7 +256,7 @@ def check_target(case: Case, size: int) -> None:
             file.problem("label", f"id {short(row['id'])}: {short(unknown[0])} is not in labels.txt.", line)
     sentences = {name: counts[name] for name in ("with target entities", "without")}
     case.book.account(f"s7 {size}", "synthetic sentences", {**sentences, **with_reasons({"missing": counts["missing"]})},
-                      total=sum(1 for _ in source.rows()), file=file)
+                      total=counts["expected"], file=file)
     weights = [case.paths.run / name for name in file.manifest.get("inputs", {})
                if plain_path(Path(name)).suffix != ".jsonl"]
     complete = all(made.get("complete") is not False for made in [source.manifest, *map(read_manifest, weights)])
@@ -283,12 +275,14 @@ def check_final(case: Case, size: int) -> Counter[str]:
                            f"Make it with: {case.target(size).mend}")
 
     def expected() -> Iterator[Record]:
-        return chain.from_iterable((row for _, row in half.rows()) for half in halves)
+        return chain.from_iterable(half.records() for half in halves)
 
+    distinct = all(half.distinct for half in halves) and (len(halves) == 1 or not case.made.clash)
+    order = Order(lambda: (row["id"] for row in expected()), distinct=distinct)
     counts, labels = Counter(), Counter()
     of = " and ".join(half.path.name for half in halves)
-    for wanted, line, row in matched(expected(), places_of(row["id"] for row in expected()), file, of):
-        known, digest = case.gold.get(wanted["id"], (0, b"")) if not wanted.get("synthetic") else (0, b"")
+    for wanted, line, row in matched(expected(), order, file, of):
+        known = 0 if wanted.get("synthetic") else case.gold_of(wanted["id"]) or 0
         counts["expected"] += 1
         if row is None:
             counts["changed"] += known
@@ -297,7 +291,7 @@ def check_final(case: Case, size: int) -> Counter[str]:
             continue
         counts["synthetic" if row.get("synthetic") else "original"] += 1
         corrected = None if wanted.get("synthetic") else case.corrected.get(size, {}).get(wanted["id"])
-        same = not known or corrected is not None or digest_of(row, known) == digest
+        same = not known or corrected is not None or case.has_gold(row)
         counts["unchanged" if same else "changed"] += known - (corrected or 0)
         counts["corrected by people"] += corrected or 0
         labels.update(entity["entity"] for entity in row["entities"])

@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
-from syn_pipelines.tools._ledger_book import DataFile, Journal, near
 from syn_pipelines.tools._ledger_case import Case
 from syn_pipelines.tools._ledger_explanations import Answer, Explanations
+from syn_pipelines.tools._ledger_files import DataFile
+from syn_pipelines.tools._ledger_journal import Journal, near
 from syn_pipelines.tools._ledger_merge import label_maps
 from syn_pipelines.tools._ledger_replies import Entry, annotation_of, reply_format
 from syn_pipelines.tools._ledger_review import decisions_about
@@ -50,8 +52,10 @@ def story_of(case: Case, identity: str) -> Story:
     """Look a sentence up by its id. UserError when no sentence of the data set or the run has it."""
     found = _find(case, identity)
     if found is None:
-        ids = [*case.places, *(row["id"] for _, row in case.synthetic.rows())]
-        like = near(identity, ids) or ids[:3]
+        def ids() -> Iterator[str]:
+            return (row["id"] for row in chain(case.sentences(), case.synthetic.records()))
+
+        like = near(identity, ids()) or islice(ids(), 3)
         raise UserError(f"{case.paths.run}: no sentence has the id {short(identity)} (--id). Ids that are near: "
                         f"{', '.join(like)}.")
     file, line, sentence = found
@@ -163,7 +167,7 @@ def _landed(case: Case, mode: str, sentence: Record, items: Sequence[Mapping[str
 def _explanations(case: Case, identity: str) -> list[dict[str, Any]]:
     """What was written about a training sentence, and what became of each piece of it."""
     file = case.synthetic
-    if identity not in case.asked:
+    if not case.gold_of(identity):
         return []
     published = {row["id"]: line for line, row in file.rows() if row["source_id"] == identity}
     with closing(case.journal_of(file)) as journal:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from syn_pipelines.tools._ledger_book import DataFile, Journal, differing_keys, matched, places_of
 from syn_pipelines.tools._ledger_case import Case
+from syn_pipelines.tools._ledger_files import DataFile, differing_keys, matched
+from syn_pipelines.tools._ledger_journal import Journal
 from syn_pipelines.utils.records import STATUSES, Record, short
 from syn_pipelines.utils.replies import parse_reply
 from syn_pipelines.utils.summary import with_reasons
@@ -72,14 +73,13 @@ def check_annotations(case: Case, mode: str, synthetic: bool) -> None:
         if file.exists:
             file.problem("nowhere", f"there are annotations, but no {case.synthetic.path.name} that they are about.")
         return
-    source: Callable[[], Iterator[Record]] = (
-        (lambda: (row for _, row in case.synthetic.rows())) if synthetic else case.sentences)
-    places = places_of(row["id"] for row in source()) if synthetic else case.places
-    with closing(case.journal_of(file)) as journal:
+    source = case.synthetic if synthetic else case.train
+    places = case.made.places if synthetic else case.places
+    with closing(case.journal_of(file, places)) as journal:
         if not file.exists:
             case.not_there_yet(step, file)
-        tally = _compare(case, file, journal, source, places, mode)
-        account_of_replies(case, step, file, journal, places, by_source=synthetic)
+        tally = _compare(case, file, journal, source, mode)
+        account_of_replies(case, step, file, journal, journal.known_requests, lambda name: False, by_source=synthetic)
     _accounts_of_annotations(case, step, file, tally, len(places))
     if not file.exists:
         return
@@ -92,13 +92,12 @@ def check_annotations(case: Case, mode: str, synthetic: bool) -> None:
                 unless=() if journal.exists else ("closed",), stale=file.path in case.stale)
 
 
-def _compare(case: Case, file: DataFile, journal: Journal, source: Callable[[], Iterator[Record]],
-             places: Mapping[str, int], mode: str) -> _Tally:
+def _compare(case: Case, file: DataFile, journal: Journal, source: DataFile, mode: str) -> _Tally:
     """Each sentence: its row must be what its last reply says."""
     tally, form = _Tally(), reply_format(journal, file)
     language = case.language_in(file.settings)
-    of = "the sentences it was made from"
-    for sentence, line, row in matched(source(), places, file, of):
+    sentences = case.sentences() if source is case.train else source.records()
+    for sentence, line, row in matched(sentences, case.order_of(source), file, "the sentences it was made from"):
         attempts = journal.attempts(sentence["id"])
         if attempts:
             check_subject(case, file, journal, sentence["id"], attempts[-1], language.join(sentence["text"]))
@@ -146,24 +145,25 @@ def check_subject(case: Case, file: DataFile, journal: Journal, identity: str, e
                           f"one that has this id.", line=journal.line(identity), mend=file.anew)
 
 
-def account_of_replies(case: Case, step: str, file: DataFile, journal: Journal, known: Mapping[str, int] | set[str], *,
-                        by_source: bool) -> None:
+def account_of_replies(case: Case, step: str, file: DataFile, journal: Journal, in_use: int, asks: Callable[[str], bool], *,
+                       by_source: bool) -> None:
     """Every stored reply is in use, replaced by a later one, or about something that is no longer asked about.
 
-    by_source: an unknown id may be that of something that was there once, made from a training sentence.
+    in_use: requests with a reply that are asked. asks: tells of a request that the journal does not know whether it is one of
+    these. by_source: an unknown id may be that of something that was there once, made from a training sentence.
     """
     if not journal.exists:
         return
-    parts = {"in use": 0, "replaced by a later one": journal.lines - len(journal.places)}
-    for identity in journal.places:
-        if identity in known:
-            parts["in use"] += 1
-        elif by_source and source_of(identity) in case.places:
+    parts = {"in use": in_use, "replaced by a later one": journal.lines - journal.requests}
+    for identity, line in journal.others() if in_use < journal.requests else ():
+        if asks(identity):
+            continue
+        if by_source and source_of(identity) in case.places:
             parts["no longer asked about"] = parts.get("no longer asked about", 0) + 1
         else:
             parts["from nowhere"] = parts.get("from nowhere", 0) + 1
             case.book.problem(journal.path, "nowhere", f"a reply about {short(identity)}, which nothing asks about; remove "
-                              "this line first.", line=journal.line(identity), mend=file.mend)
+                              "this line first.", line=line, mend=file.mend)
     case.book.account(step, "stored replies", parts, total=journal.lines, file=file)
     made = file.manifest.get("fingerprint")
     if file.exists and made is not None and made != journal.fingerprint:

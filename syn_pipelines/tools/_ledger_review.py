@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from syn_pipelines.tools._ledger_book import Book, DataFile
+from syn_pipelines.tools._ledger_book import Book
 from syn_pipelines.tools._ledger_case import Case
+from syn_pipelines.tools._ledger_files import DataFile
 from syn_pipelines.utils.decisions import GOLD, NO_SENTENCE, Review, effective, history, text_hash
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import file_hash

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from syn_pipelines.tools._ledger_book import DataFile
 from syn_pipelines.tools._ledger_case import Case
+from syn_pipelines.tools._ledger_files import DataFile
 from syn_pipelines.tools._ledger_record import wording_of
 from syn_pipelines.utils.annotate import hash_of_questions, source_lineage
 from syn_pipelines.utils.errors import UserError

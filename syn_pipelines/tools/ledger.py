@@ -86,9 +86,9 @@ def run(opts: Options) -> Ledger:
     case = opened(opts)
     if not case.paths.labels.is_file() and any(case.paths.label_file(kind).exists() for kind in ("fusion", "syn_fusion")):
         case.book.problem(case.paths.labels, "gone", "is gone, so no label counts as a target label here. Put it back.")
-    case.book.account("data", "sentences", {"with entities": len(case.asked), "without": len(case.places) - len(case.asked)})
+    case.book.account("data", "sentences", {"with entities": case.asked, "without": len(case) - case.asked})
     case.book.account("data", "gold entities", {label: case.entities[label] for label in sorted(case.entities)},
-                      total=sum(count for count, _ in case.gold.values()), file=case.train)
+                      total=case.gold_entities, file=case.train)
     check_manifests(case)
     report_changed_sources(case)
     for label in sorted(set(case.entities) - set(case.targets)) if case.targets else ():

@@ -9,10 +9,11 @@ _FULL, _GROWTH = 0.8, 1.4  # share of used slots at which a part grows, and by h
 
 
 class IdMap:
-    """Id -> whole number from 0, in at most 21 bytes an id (``wide``: 28), where a dict takes 150.
+    """Id -> whole number from 0, in at most 21 bytes an id (``wide``: 28, ``narrow``: 16), where a dict takes 150.
 
     Not the ids are kept but 64 bits of their hash: of ten million ids two are taken for one another with a probability
-    of 3 in a million. Numbers are below 2 ** 32, ``wide`` ones below 2 ** 64. Nothing can be taken out.
+    of 3 in a million. Numbers are below 2 ** 32, ``wide`` ones below 2 ** 64, ``narrow`` ones below 2 ** 8. Nothing can be
+    taken out.
 
     >>> places = IdMap()
     >>> places["17"] = 0
@@ -20,8 +21,8 @@ class IdMap:
     (True, None)
     """
 
-    def __init__(self, *, wide: bool = False) -> None:
-        self._type = "Q" if wide else "I"
+    def __init__(self, *, wide: bool = False, narrow: bool = False) -> None:
+        self._type = "Q" if wide else "B" if narrow else "I"
         self._keys = [array("Q", bytes(64)) for _ in range(_PARTS)]  # 0: a free slot
         self._values = [array(self._type, bytes(8 * array(self._type).itemsize)) for _ in range(_PARTS)]
         self._used = [0] * _PARTS

@@ -126,15 +126,22 @@ def read_lines(path: Path, problems: Problems, missing: str = "") -> Iterator[tu
 def read_objects(path: Path, problems: Problems, missing: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line; broken lines go to ``problems`` and are passed over."""
     for number, line in read_lines(path, problems, missing):
-        try:
-            value = parsed(line)
-        except json.JSONDecodeError as err:
-            problems.add(number, f"is not valid JSON ({err.msg.removesuffix(' at')} at column {err.colno}).")
-            continue
-        if isinstance(value, dict):
+        value = object_of(line, number, problems)
+        if value is not None:
             yield number, value
-        else:
-            problems.add(number, f"holds a {type(value).__name__}, not an object.")
+
+
+def object_of(line: str, number: int, problems: Problems) -> dict[str, Any] | None:
+    """The object of one line; None, and a problem, where it holds none."""
+    try:
+        value = parsed(line)
+    except json.JSONDecodeError as err:
+        problems.add(number, f"is not valid JSON ({err.msg.removesuffix(' at')} at column {err.colno}).")
+        return None
+    if isinstance(value, dict):
+        return value
+    problems.add(number, f"holds a {type(value).__name__}, not an object.")
+    return None
 
 
 def read_json(path: Path, missing: str = "", *, strict: bool = True) -> Any:
