@@ -29,6 +29,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.language import language_of
 from syn_pipelines.utils.llm import choose_backend, kept_model
+from syn_pipelines.utils.llm.ray_cluster import kept_cluster
 from syn_pipelines.utils.manifest import STALE_LOG, read_manifest
 from syn_pipelines.utils.options import (
     LabelOptions,
@@ -251,6 +252,7 @@ def run(opts: Options, given: Mapping[str, Any]) -> Report | Plans:
     report = Report(opts, paths, name)
     with _quiet(STALE_LOG), ExitStack() as model:  # what a step makes out of date is renewed by those that follow
         model.enter_context(kept_model())
+        model.enter_context(kept_cluster())
         for number, step in enumerate(steps, 1):
             if not isinstance(step.opts, LlmOptions):
                 model.close()  # the NER models need the memory

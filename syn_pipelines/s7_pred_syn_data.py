@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -28,22 +28,28 @@ from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import write_jsonl
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.llm.checkpoints import find_checkpoint
+from syn_pipelines.utils.llm.ray_cluster import kept_cluster
 from syn_pipelines.utils.manifest import Publisher, is_current, read_manifest, warn_of_stale
-from syn_pipelines.utils.options import TextOptions, at_least, command_of, load_options, option
+from syn_pipelines.utils.options import EngineOptions, at_least, command_of, load_options, option
 from syn_pipelines.utils.packing import plain_path
 from syn_pipelines.utils.paths import SIZES, RunPaths
 from syn_pipelines.utils.records import Record, read_sentences
 from syn_pipelines.utils.summary import Account, Summary, count_lines, progress, run_script, step_log
 
 if TYPE_CHECKING:
-    from syn_pipelines.ner.prediction import NerPredictor
+    from syn_pipelines.ner.decoding import Span
+
+    Predict = Callable[[Iterable[Sequence[str]]], Iterator[list[Span]]]
 
 STEP = "s7_pred_syn_data"
+# Flags of one run that shape the speed, or nothing.
+NOT_IN_COMMAND = ("config", "seed", "n_gpu", "batch_size", "dense_lang", "lang", "engine", "ray_address", "num_workers",
+                  "gpus_per_worker", "cpus_per_worker")
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Options(TextOptions):
+class Options(EngineOptions):
     """Options of step 7."""
 
     from_pretrained: str = option("", "base encoder: gives tokenizer and config where the model folder lacks them")
@@ -76,7 +82,7 @@ def run(opts: Options) -> Summary:
         UserError: there are none, a model is missing, or it predicts labels that labels.txt lacks.
     """
     paths = RunPaths.of(opts)
-    with step_log(opts, paths) as summary, lock(paths.journals, STEP):
+    with step_log(opts, paths) as summary, lock(paths.journals, STEP), kept_cluster():
         sources = {size: paths.sized(size, "train_{n}_synthetic") for size in SIZES}
         present = [size for size in SIZES if os.path.lexists(sources[size])]
         advice = f"Make it with: {paths.command('s2_continous_generation')}, then {paths.command('s4_split_data')}"
@@ -91,13 +97,12 @@ def run(opts: Options) -> Summary:
         note = _note(opts, summary)
         files = {size: _model_files(opts, models[size]) for size in present}
         publisher = Publisher(paths, STEP, settings_of(opts), [*sources.values(), *(p for found in files.values() for p in found)],
-                              command_of(opts, **dict.fromkeys(("config", "seed", "n_gpu", "batch_size", "dense_lang", "lang"))))
-        device = _device(opts)
-        predictor, loaded = None, None
+                              command_of(opts, **dict.fromkeys(NOT_IN_COMMAND)))
+        predict, loaded = None, None
         for size in present:
             if models[size] != loaded:
-                predictor, loaded = _load(opts, paths, models[size], device), models[size]
-            _label_size(opts, paths, predictor, size, files[size], publisher, summary, note)
+                predict, loaded = _load(opts, paths, models[size]), models[size]
+            _label_size(paths, predict, size, files[size], publisher, summary, note)
         publisher.remove_others(paths.sized(size, "train_{n}_synthetic_target") for size in SIZES)
         summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
@@ -131,31 +136,26 @@ def _note(opts: Options, summary: Summary) -> dict[str, str]:
     return {"warning": text}
 
 
-def _device(opts: Options) -> str:
+def _load(opts: Options, paths: RunPaths, folder: Path) -> Predict:
+    """The model of a folder as a function from sentences to their entities, in order; with Ray, workers load it."""
     from syn_pipelines.ner.prediction import choose_device
+    from syn_pipelines.ner.prediction_pool import NerWork, load_predictor, predicted
 
-    return choose_device(opts.n_gpu)
-
-
-def _load(opts: Options, paths: RunPaths, folder: Path, device: str) -> NerPredictor:
-    from syn_pipelines.ner.prediction import NerPredictor
-
-    base = opts.from_pretrained if opts.from_pretrained != "scratch" else None
-    predictor = NerPredictor.from_pretrained(folder, base=base or None, device=device, label_file=opts.label_file or None)
-    known = read_target_labels(paths.labels)
-    if unknown := [label for label in predictor.labels if label not in known]:
-        raise UserError(f"{folder}: the model predicts {', '.join(unknown)}, which {paths.labels} lacks. Take a model that was "
-                        "trained on this data set, or rename the tags in the id2label of a token-classification checkpoint "
-                        "(in its config.json; O drops one).")
-    return predictor
+    base = opts.from_pretrained if opts.from_pretrained != "scratch" else ""
+    known = tuple(read_target_labels(paths.labels))
+    if opts.engine == "ray":
+        work = NerWork(folder.absolute(), base, opts.label_file, known, paths.labels, opts.batch_size)
+        return lambda sentences: predicted(opts, work, sentences)
+    predictor = load_predictor(folder, base, choose_device(opts.n_gpu), opts.label_file, known, paths.labels)
+    return lambda sentences: predictor(sentences, opts.batch_size)
 
 
-def _label_size(opts: Options, paths: RunPaths, predictor: NerPredictor, size: int, model: Sequence[Path], publisher: Publisher,
-                summary: Summary, note: dict[str, str]) -> None:
+def _label_size(paths: RunPaths, predict: Predict, size: int, model: Sequence[Path], publisher: Publisher, summary: Summary,
+                note: dict[str, str]) -> None:
     source, output = paths.sized(size, "train_{n}_synthetic"), paths.sized(size, "train_{n}_synthetic_target")
     counts: Counter[str] = Counter()
     output = paths.to_write(output)
-    count, digest = write_jsonl(output, _rows(paths, source, predictor, opts.batch_size, counts))
+    count, digest = write_jsonl(output, _rows(paths, source, predict, counts))
     complete = all(read_manifest(path).get("complete") is not False for path in (source, model[0]))
     publisher.publish(output, digest, {"sentences": count, "entities": counts["entities"]}, complete=complete,
                       inputs=[source, *model], **note)
@@ -165,11 +165,10 @@ def _label_size(opts: Options, paths: RunPaths, predictor: NerPredictor, size: i
     summary.notes.append(f"{counts['entities']:,} target entities in the {size} set")
 
 
-def _rows(paths: RunPaths, source: Path, predictor: NerPredictor, batch_size: int,
-          counts: Counter[str]) -> Iterator[Record]:
+def _rows(paths: RunPaths, source: Path, predict: Predict, counts: Counter[str]) -> Iterator[Record]:
     """The synthetic sentences with the predicted entities in place of theirs, which are none."""
     rows, ahead = tee(read_sentences(source, may_be_empty=True, advice=paths.missing("s4_split_data")))
-    predictions = predictor((row["text"] for row in ahead), batch_size)
+    predictions = predict(row["text"] for row in ahead)
     for spans, row in progress(zip(predictions, rows), total=count_lines(source), what=plain_path(source).stem, unit="sentence"):
         counts["entities"] += len(spans)
         counts["with"] += bool(spans)

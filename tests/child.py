@@ -68,9 +68,9 @@ def run_child(script: str, flags: dict[str, Any], *, before: str = "", prepare: 
                           preexec_fn=_prepared(prepare), cwd=ROOT)
 
 
-def start_child(script: str, flags: dict[str, Any], *, before: str = "") -> subprocess.Popen[str]:
-    """Start a script; standard error is read with communicate()."""
-    return subprocess.Popen(command(script, flags, before), env=environment(), stdout=subprocess.PIPE,
+def start_child(script: str, flags: dict[str, Any], *, before: str = "", **more: str) -> subprocess.Popen[str]:
+    """Start a script; standard error is read with communicate(). more: of its environment."""
+    return subprocess.Popen(command(script, flags, before), env=environment(**more), stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, preexec_fn=_prepared(()), cwd=ROOT)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "accelerate", "numpy", "matplotlib", "jieba", "textblob", "nltk", "jinja2", "starlette", "uvicorn", "spacy")
+HEAVY = ("torch", "transformers", "accelerate", "numpy", "matplotlib", "jieba", "textblob", "nltk", "jinja2", "starlette", "uvicorn", "spacy", "ray", "pyarrow")
 LIGHT_SCRIPTS = (
     "s0_prepare_data", "s1_predict_data", "s2_continous_generation", "s3_predict_syn_data", "s4_split_data",
     "s5_merge_data", "s6_combine_syn_fusion_label", "s7_pred_syn_data", "s8_process_label_and_combine", "train_ner",

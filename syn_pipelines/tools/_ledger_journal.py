@@ -33,7 +33,7 @@ class Journal:
         self._before = IdMap()  # by line of an attempt, the line of the one before it
         self._marks = array("Q")  # where the lines 1, 17, ... begin
         self._at = 0  # the line that the file stands before; 0: not known
-        self._file = open_input(path) if path.is_file() else None
+        self._file = open_input(path, packed=False) if path.is_file() else None
         self.exists = self._file is not None
         if self._file is not None:
             self._read_in(book, mend)

@@ -314,7 +314,7 @@ def renewal(opts: LlmOptions, output: Path) -> str:
     if opts.reparse and (command := read_manifest(output).get("command")):
         return command
     once = ("skip", "limit", "overwrite", "retry_failed", "reparse", "dry_run", "n_gpu", "batch_size", "concurrency",
-            "scheduler", "config")
+            "scheduler", "config", "engine", "ray_address", "num_workers", "gpus_per_worker", "cpus_per_worker")
     return command_of(opts, **dict.fromkeys(once))
 
 

@@ -87,6 +87,26 @@ def server_address(value: str) -> str:
     return ""
 
 
+def ray_address(value: str) -> str:
+    """Check: auto, local, or where a Ray cluster is."""
+    if value in ("auto", "local") or re.fullmatch(r"(ray://)?[^\s/?#@:]+:[0-9]{1,5}", value):
+        return ""
+    return "is none of auto, local, HOST:PORT and ray://HOST:PORT"
+
+
+def worker_numbers(value: str) -> str:
+    """Check: auto, a number of workers, or the least and the most of them, as 1-8."""
+    if value == "auto" or (found := re.fullmatch(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?", value)) and (
+            int(found[2] or found[1]) >= int(found[1])):
+        return ""
+    return "is neither auto nor a number such as 4 nor a range such as 1-8"
+
+
+def share(value: float) -> str:
+    """Check: a part of a machine that a worker takes; -1: chosen."""
+    return "" if value == -1 or 0 <= value <= 10_000 else "must be 0 or more (-1: chosen)"
+
+
 def gpu_numbers(value: str) -> str:
     """Check: one number or several, as 0,1 or [0, 1]."""
     return "" if re.fullmatch(r"[\[(]?\s*[0-9]+(\s*,\s*[0-9]+)*,?\s*[\])]?", value) else "is no GPU number and no list of them: 0 or 0,1"
@@ -115,7 +135,22 @@ class TextOptions(DataOptions):
 
 
 @dataclass(frozen=True)
-class LlmOptions(TextOptions):
+class EngineOptions(TextOptions):
+    """The flags of the steps whose models may run in several workers. They shape the speed and nothing else."""
+
+    engine: str = option("local", "what runs the model: local is this process, ray are workers on a Ray cluster (or on this "
+                         "machine)", choices=("local", "ray"))
+    ray_address: str = option("auto", "Ray cluster: auto takes that of RAY_ADDRESS or one that runs here and else starts one; "
+                              "local always starts one, for this run alone; or HOST:PORT or ray://HOST:PORT", check=ray_address)
+    num_workers: str = option("auto", "Ray workers: a number such as 4, or the least and the most such as 1-8; auto: one for "
+                              "each GPU that a local model can have, else one for each node", check=worker_numbers)
+    gpus_per_worker: float = option(-1.0, "GPUs of a Ray worker, also 0.5; -1: one for a local model where the cluster has "
+                                    "GPUs (--n_gpu has no effect with Ray)", check=share)
+    cpus_per_worker: float = option(-1.0, "CPUs of a Ray worker; -1: 1 for a local model, else 0.5", check=share)
+
+
+@dataclass(frozen=True)
+class LlmOptions(EngineOptions):
     """The flags of the steps that ask a language model."""
 
     n_gpu: str = option("0", "index of the GPU, or several: 0,1; without any GPU the CPU is used", check=gpu_numbers)

@@ -108,14 +108,25 @@ def choose_backend(opts: LlmOptions) -> Backend:
     """The backend that the flags ask for; its weights load on first use.
 
     Raises:
-        UserError: nothing says which model to use, or two things say it.
+        UserError: nothing says which model to use, or two things say it; --engine=ray without Ray.
     """
+    backend = choose_local_backend(opts)
+    if opts.engine == "ray":
+        from syn_pipelines.utils.llm.ray_engine import RayBackend
+
+        return RayBackend(opts, backend)
+    return backend
+
+
+def choose_local_backend(opts: LlmOptions, *, announce: bool = True) -> Backend:
+    """As ``choose_backend``, for one process: that of --engine=local, or a Ray worker. announce: say which one it is."""
     name, reason = _chosen(opts)
     if name == "offline":
         from syn_pipelines.utils.llm.offline import OfflineBackend
 
         return OfflineBackend()
-    _announce(name, opts.model_from_pretrained, reason)
+    if announce:
+        _announce(name, opts.model_from_pretrained, reason)
     if name == "openai":
         from syn_pipelines.utils.llm.openai_backend import OpenAIBackend
 

@@ -134,6 +134,10 @@ class TransformersBackend:
             yield reply
         yield from _drained(refused)
 
+    def load(self) -> None:
+        """Read the weights now; else ``generate`` does so when it has a request. UserError for a checkpoint of no use."""
+        self._load()
+
     def _refuse_small_context(self, requests: Sequence[Request]) -> None:
         """UserError when what the prompts have in common fills the context: then no sentence can ever be asked about."""
         contents = {request.messages[-1]["content"] for request in requests}
