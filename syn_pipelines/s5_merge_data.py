@@ -16,21 +16,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from syn_pipelines.utils.bulk_merge import Apart, Careful, Files, merge_alike
 from syn_pipelines.utils.decisions import GOLD
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import FusionStats, label_file
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import file_hash, read_json, to_line, write_json, writing
+from syn_pipelines.utils.jsonl import file_hash, lines_of, open_input, read_json, to_line, write_json, writing
 from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.language import is_dense
-from syn_pipelines.utils.manifest import Publisher, is_as_written, is_current, read_manifest, warn_of_stale
+from syn_pipelines.utils.manifest import Publisher, changed_inputs, is_as_written, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.merging import Merged, Merger
 from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, between, blankless, command_of, load_options, option
 from syn_pipelines.utils.packing import Output, plain_path
@@ -89,7 +91,7 @@ def merge_halves(opts: Options, paths: RunPaths, summary: Summary) -> dict[bool,
         by half (whether it is the synthetic one) and size what was merged; nothing for a half that is not there.
     """
     labels = Labels.load(opts, paths, summary)
-    dense = is_dense(opts, (s["text"] for s in read_train(paths, again=True)))
+    dense = is_dense(opts, _texts(paths))
     halves = {synthetic: merge_half(opts, paths, labels, dense, summary, synthetic=synthetic)
               for synthetic in (False, True) if opts.is_syn in ("both", str(int(synthetic)))}
     merged = [sizes[1000].reviews for sizes in halves.values() if sizes]
@@ -97,6 +99,16 @@ def merge_halves(opts: Options, paths: RunPaths, summary: Summary) -> dict[bool,
     if opts.apply_gold_review and not (paths.run / GOLD).exists():
         summary.warn(f"{paths.run / GOLD}: not there, so --apply_gold_review has no effect.")
     return halves
+
+
+def _texts(paths: RunPaths) -> Iterator[list[str]]:
+    """Tokens of the training sentences; from the copy that step 4 has made of those it has checked, if it is still that."""
+    copy = paths.sized(1000, "train_{n}")
+    if is_as_written(copy) and not changed_inputs(paths, read_manifest(copy)):
+        with open_input(copy) as file:
+            yield from (orjson.loads(line)["text"] for _, line in lines_of(file))
+    else:
+        yield from (sentence["text"] for sentence in read_train(paths, again=True))
 
 
 def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summary: Summary, *,
@@ -151,7 +163,8 @@ def merge_files(opts: Options, paths: RunPaths, files: Mapping[int, tuple[Path, 
     """
     arguments = {"paths": [str(paths.file_dir), paths.file_name, paths.save_type_name], "dense": dense, "synthetic": synthetic,
                  "apply_gold": opts.apply_gold_review,
-                 "as_written": all(is_as_written(path) for _, found in files.values() for path in found[1:3] if path),
+                 "as_written": all(is_as_written(path) for _, found in files.values() for path in found[:3]
+                                 if path and os.path.lexists(path)),
                  "maps": {name: getattr(opts, name) for name in ("entity_label", "pos_label", "label_prefix")}}
     workers = worker_count(opts.workers, filter(None, files[max(files)][1]))
     written: dict[int, tuple[Merged, Output]] = {}

@@ -72,7 +72,7 @@ def merge_alike(files: Sequence[Files], outputs: Sequence[Output], fresh: Callab
     with ExitStack() as stack:
         merge = stack.enter_context(working(workers, f"{__name__}:merger_of", arguments))
         readers = [[stack.enter_context(_Lines(path)) for path in found] for found in files]
-        for answer in merge(_frames(_sentences(readers), masks)):
+        for answer in merge(_frames(_sentences(readers, unique=arguments["as_written"]), masks)):
             if not answer:
                 raise Careful
             head, *lines = answer.split(b"\n")
@@ -146,14 +146,14 @@ class _Lines:
         return line == _ABSENT and (not self.raw or self.identity() != identity)
 
 
-def _sentences(readers: Sequence[Sequence[_Lines]]) -> Iterator[Line]:
+def _sentences(readers: Sequence[Sequence[_Lines]], *, unique: bool) -> Iterator[Line]:
     """For every sentence of the largest size: the sizes that it is merged for alike, as sets of bits (bit 0: the largest), and
-    its lines: the sentence, its annotations by mode, and for each of these sets the target labels."""
+    its lines: the sentence, its annotations by mode, and for each of these sets the target labels. unique: no id is there twice."""
     (sentences, *annotations, targets), *riders = readers
     ids = IdMap()
     while raw := sentences.raw:
         identity = sentences.identity()
-        if ids.setdefault(identity.decode("utf-8", "replace"), 0) is not None:
+        if not unique and ids.setdefault(identity.decode("utf-8", "replace"), 0) is not None:
             raise Careful
         sentences.step()
         lines = [raw, *(mode.take(identity) for mode in annotations)]
@@ -207,8 +207,8 @@ def merger_of(paths: Sequence[str], maps: Mapping[str, Any], dense: bool, synthe
     """The function that merges a frame.
 
     Args:
-        paths: as of ``RunPaths``. maps: the options that ``Labels.load`` reads. as_written: the annotations are, byte for byte,
-            what step 4 has written, so no key of theirs stands twice and no number is too long: that takes long to find out.
+        paths: as of ``RunPaths``. maps: the options that ``Labels.load`` reads. as_written: sentences and annotations are, byte for
+            byte, what step 4 has written, so no key stands twice and no number is too long: that takes long to find out.
     """
     run = RunPaths(Path(paths[0]), *paths[1:])
     labels = Labels.load(SimpleNamespace(**maps), run)
@@ -220,7 +220,7 @@ class BulkMerger:
     """Turns frames of lines into merged lines with an account of them; b"" where something is not as it should be."""
 
     def __init__(self, merger: Merger, reviews: Reviews, parse: Callable[[bytes], Any]) -> None:
-        """parse: reads annotations."""
+        """parse: reads sentences and annotations."""
         labels = merger.labels
         self._merger, self._targets, self._reviews, self._parse = merger, frozenset(labels.targets), reviews, parse
         self._label = {label: f'"entity": {encode_basestring(label)}, "text": [' for label in labels.extension}
@@ -239,7 +239,7 @@ class BulkMerger:
     def _merge(self, sizes: Sequence[int], lines: Iterator[bytes], accounts: dict[int, Merged], merged: list[str]) -> None:
         """One sentence. What all sizes share is counted once, for the set of all of them."""
         account = self._account(accounts, sum(sizes))
-        sentence = _object(next(lines))
+        sentence = _object(next(lines), self._parse)
         tokens = sentence.get("text")
         if problems_of_row(sentence, self._targets):
             raise Careful
