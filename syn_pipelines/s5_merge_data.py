@@ -32,7 +32,14 @@ from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import file_hash, lines_of, open_input, read_json, to_line, write_json, writing
 from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.language import is_dense
-from syn_pipelines.utils.manifest import Publisher, changed_inputs, is_as_written, is_current, read_manifest, warn_of_stale
+from syn_pipelines.utils.manifest import (
+    Publisher,
+    changed_inputs,
+    is_as_written,
+    is_current,
+    read_manifest,
+    warn_of_stale,
+)
 from syn_pipelines.utils.merging import Merged, Merger
 from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, between, blankless, command_of, load_options, option
 from syn_pipelines.utils.packing import Output, plain_path
