@@ -1,8 +1,8 @@
 """Speed and memory of the steps without a language model, and how both grow with the data; on request the LLM engine's own.
 
 A small run is enlarged (scale_data.py): N original sentences and N synthetic ones, with other words in each copy, then the
-real scripts run on it: steps 4, 5 (each half), 6, 8 and the ledger, which has to find the run balanced. Making the data is
-not counted. Without --file_name the small run is the shipped Chinese sample with the offline backend.
+real scripts run on it: steps 4, 5 (each half), 6, 8 and, up to 10,000 rows, the ledger, which has to find the run balanced.
+Making the data is not counted. Without --file_name the small run is the shipped Chinese sample with the offline backend.
 
 Give it a machine that does little else: seconds of the processor are disturbed less by others than wall time, but are.
 
@@ -48,6 +48,7 @@ STEPS = {
     "ledger": [],
 }
 NEEDS = {"s5_gold": ("s4",), "s5_synthetic": ("s4",), "s6": ("s4", "s5_gold", "s5_synthetic"), "s8": ("s4",), "ledger": ()}
+LEDGER_ROWS = 10_000  # the most that it recounts unless --steps names it: it takes 3 ms a row
 WITH_WORKERS = ("s5_gold", "s5_synthetic", "s8")
 
 # Measured figures of the reference implementation of KnowFREE: (rows/s, peak MB) of its scripts on two cores of another
@@ -67,7 +68,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", help="sizes, see above")
     parser.add_argument("--million", action="store_true", help="1,000,000 rows too")
-    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="those to show; what they need runs too")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, help="those to show; what they need runs too (default: all, the ledger "
+                        f"up to {LEDGER_ROWS:,} rows)")
     parser.add_argument("--workers", type=int, help="--workers of the steps that have it (default: the steps' own)")
     parser.add_argument("--file_dir", default=str(ROOT / "data" / "few_shot"), help="folder of the data set to copy")
     parser.add_argument("--file_name", default="", help="data set to copy (default: sample_zh, run here)")
@@ -146,18 +148,24 @@ def needed_for(steps: Sequence[str]) -> list[str]:
     return [step for step in STEPS if step in wanted]
 
 
+def steps_at(opts: argparse.Namespace, rows: int) -> list[str]:
+    """The steps to show at this size."""
+    return opts.steps or [step for step in STEPS if step != "ledger" or rows <= LEDGER_ROWS]
+
+
 def at_size(opts: argparse.Namespace, small: Sequence[str], large: Path, rows: int) -> Iterator[Row]:
     """The figures at one size."""
-    made = data("large", small, large, rows, "ledger" in opts.steps)
+    steps = steps_at(opts, rows)
+    made = data("large", small, large, rows, "ledger" in steps)
     tell(f"{rows:,} original and {int(made):,} synthetic sentences")
-    for step in needed_for(opts.steps):
+    for step in needed_for(steps):
         if step in ("s8", "ledger") and not (large / "large" / "run" / "250" / "train_250_synthetic_target.jsonl").exists() \
                 and (large / "large" / "run" / "250").is_dir():
             data("targets", small, large, rows)
         cost = measured(command_of(step, large, opts.workers), environment())
         if cost.code:
             raise SystemExit(f"{step} at {rows:,} rows ended with exit code {cost.code}:\n{cost.said[-3000:]}")
-        if step in opts.steps:
+        if step in steps:
             yield figures(step, rows, cost)
 
 
@@ -219,7 +227,7 @@ def against_a_model(opts: argparse.Namespace, small: Sequence[str], folder: Path
 
 def without_a_model(opts: argparse.Namespace, small: Sequence[str], folder: Path) -> Iterator[Row]:
     """The figures of the steps, size by size."""
-    check_space(small, folder, opts.rows[-1], "ledger" in opts.steps)
+    check_space(small, folder, opts.rows[-1], "ledger" in steps_at(opts, opts.rows[-1]))
     for rows in opts.rows:
         large = folder / f"rows_{rows}"
         yield from at_size(opts, small, large, rows)

@@ -44,12 +44,22 @@ class FragileForCausalLM(LlamaForCausalLM):
 """
 
 
+def _head(tries: int = 3) -> Any:
+    """A cluster of one node, begun again where the machine is too busy to bring it up in Ray's 30 s."""
+    from ray.cluster_utils import Cluster
+
+    try:
+        return Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **NODE})
+    except Exception:  # Ray raises no class of its own
+        if tries == 1:
+            raise
+        return _head(tries - 1)
+
+
 @contextmanager
 def cluster_of_two() -> Iterator[Any]:
     """Two nodes of two CPUs; ``address`` is what --ray_address takes. This process is not connected to it."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **NODE})
+    cluster = _head()
     try:
         cluster.add_node(num_cpus=2, **NODE)
         yield cluster

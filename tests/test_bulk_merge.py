@@ -152,6 +152,30 @@ def test_a_size_that_somebody_has_edited_is_merged_as_it_is(tmp_path, monkeypatc
     assert "OTHER" in labels
 
 
+def test_whole_numbers_keep_all_their_digits(tmp_path, monkeypatch):
+    rows = [{**row, "code": 12345678901234567890123} for row in write_dataset(tmp_path)]
+    rows[0]["entities"][0]["code"] = -9223372036854775809
+    write_rows(tmp_path / NAME / "train_1000.jsonl", rows)
+    write_rows(tmp_path / NAME / "GLM4" / "pos_train_1000.jsonl", [annotation(row, "pos") for row in rows])
+    s4.main(**flags(tmp_path))
+    assert_alike(tmp_path, monkeypatch, is_syn="0")
+    merged_rows = read_rows(tmp_path / NAME / "GLM4" / "1000" / "train_1000_fusion.jsonl")
+    assert [row["code"] for row in merged_rows] == [row["code"] for row in rows]
+    assert merged_rows[0]["entities"][0]["code"] == -9223372036854775809
+
+
+def test_an_id_that_looks_like_the_beginning_of_another_line_gets_only_its_own_annotation(tmp_path, monkeypatch):
+    rows = write_dataset(tmp_path)[:3]
+    rows[0]["id"], rows[1] = f'{rows[1]["id"]}", "status": "ok', {**rows[0], "id": rows[1]["id"]}
+    write_rows(tmp_path / NAME / "train_1000.jsonl", rows)
+    write_rows(tmp_path / NAME / "GLM4" / "pos_train_1000.jsonl",
+               [{"id": row["id"], "status": "ok", **annotation(row, "pos")} for row in rows[1:]])
+    s4.main(**flags(tmp_path))
+    assert_alike(tmp_path, monkeypatch, is_syn="0")
+    found = read_rows(tmp_path / NAME / "GLM4" / "1000" / "train_1000_fusion.jsonl")
+    assert "NOUN" not in str(found[0]) and "NOUN" in str(found[1])
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("file", ["entity_train_{n}", "pos_train_{n}", "train_{n}"])
 @pytest.mark.parametrize("line", ['{"id": "1", "id": "1"}', "{", "", '{"id": "1", "text": ["x"], "items": [], "status": "ok", "entities": []}',

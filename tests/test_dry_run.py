@@ -214,6 +214,14 @@ def test_a_server_counts_its_prompts_itself_as_soon_as_it_has_answered(many):
         call(s1, folder, dry_run="plan", **flags)
 
 
+def test_a_probe_by_ray_workers_tells_no_speed():
+    """They are started for the first request and again for the others."""
+    probe = dry_run.Probe([answered("1"), answered("2")], 9.0, 9.0, 2, "sentence", starts_anew=True)
+    seconds, why = dry_run._seconds(None, "model", probe)
+    assert seconds is None and "--engine=local" in why
+    assert "/s" not in str(probe) and str(probe).endswith("starting again; 2 of 2 replies could be used")
+
+
 def test_a_probe_without_any_reply_claims_no_time(many, use):
     folder, answers = many
     use({identity: Reply(identity, "", "too_long", error="900 of 512 tokens") for identity in answers})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from pipeline import NAME, all_bytes, sentence, write_dataset, write_rows
 from ray_help import cluster_of_two, stored
 
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.llm.ray_desk import Desk, Shape
 from syn_pipelines.utils.options import EngineOptions, ray_address, worker_numbers
 
 ray_installed = pytest.mark.skipif(not pytest.importorskip("importlib.util").find_spec("ray"),
@@ -77,9 +80,9 @@ def test_the_files_of_the_steps_that_ask_are_those_of_one_process(connection, tm
 def test_a_script_finds_the_cluster_says_what_it_has_and_is_quiet_otherwise(cluster, tmp_path):
     write_dataset(tmp_path)
     result = run_child("s1_predict_data", {"file_dir": tmp_path, "file_name": NAME, **OFFLINE, "engine": "ray",
-                                           "ray_address": cluster.address, "num_workers": 9})
+                                           "ray_address": cluster.address, "num_workers": 3, "cpus_per_worker": 2})
     assert result.returncode == 0 and result.stdout == ""
-    assert (f"Ray cluster at {cluster.address}: 2 nodes, 4 CPUs, 0 GPUs; 9 workers of 0.5 CPU and 0 GPU, of which 8 fit at once"
+    assert (f"Ray cluster at {cluster.address}: 2 nodes, 4 CPUs, 0 GPUs; 3 workers of 2 CPU and 0 GPU, of which 2 fit at once"
             in result.stderr.splitlines())
     assert not [line for line in result.stderr.splitlines() if "ray" in line.lower() and "Ray cluster" not in line
                 and "engine=ray" not in line]
@@ -87,16 +90,105 @@ def test_a_script_finds_the_cluster_says_what_it_has_and_is_quiet_otherwise(clus
 
 
 @ray_installed
+@pytest.mark.slow
 def test_more_workers_are_started_while_there_is_work_for_them(connection, tmp_path):
-    """Up to three clients with one request each at once."""
+    """Up to three clients with one request each at once; the server is slow until there are two."""
     write_dataset(tmp_path)
     write_rows(tmp_path / NAME / "train_1000.jsonl", [sentence(f"张三第{n}次去北京") for n in range(120)])
-    with FaultServer(faults=lambda number, body: Fault(hang_s=0.2)) as server:
+    with FaultServer(faults=lambda number, body: Fault(hang_s=1.0 if server.most_at_once < 2 else 0.05)) as server:
         main("s1_predict_data", file_dir=str(tmp_path), file_name=NAME, base_url=server.url, model_from_pretrained="tiny",
              concurrency=1, constraint="none", engine="ray", num_workers="1-3", lang="zh")
         assert 1 < server.most_at_once <= 3
     assert len(stored(tmp_path)) == len(set(stored(tmp_path))) == 120
 
+
+# --- the desk alone ----------------------------------------------------------------------------------------------------
+
+def at_desk(story, calls: int = 1):
+    async def told():
+        return await story(Desk(None, Shape(1, 2, 1, 0, calls)))
+
+    return asyncio.run(told())
+
+
+def test_a_block_that_waits_for_a_worker_that_dies_is_given_again():
+    """Of two calls one waits until the other has done with a row that kills the worker."""
+    async def story(desk):
+        desk._lone.add(desk._add([(0, "deadly")]))
+        await desk.give([(1, "a"), (2, "b")], last=True)
+        await desk.hello("first", "actor", "node")
+        deadly, other = await desk.next_block(0), await desk.next_block(1)
+        assert await desk.begin("first", "actor", "node", deadly) == [(0, "deadly")]
+        waits = asyncio.ensure_future(desk.begin("first", "actor", "node", other))
+        await asyncio.sleep(0)
+        await desk.hello("second", "actor", "node")
+        assert await asyncio.wait_for(waits, 5) == []
+        await desk.beat("second", True)
+        desk._give_again(time.monotonic() + 60)
+        while desk._todo:
+            block = await desk.next_block(desk._read)
+            rows = await asyncio.wait_for(desk.begin("second", "actor", "node", block), 5)
+            await desk.told("second", block, rows, [], True)
+        assert sorted(n for n, _ in (await desk.take(0, 0.0))["results"]) == [0, 1, 2]
+
+    at_desk(story, calls=2)
+
+
+def test_a_reader_that_begins_anew_passes_over_what_was_handed_out():
+    async def story(desk):
+        for n in range(3):
+            await desk.give([(n, n)], last=n == 2)
+        assert [await desk.next_block(0), await desk.next_block(1)] == [0, 1]
+        assert [await desk.next_block(0), await desk.next_block(1), await desk.next_block(2)] == [-1, -1, 2]
+        assert await desk.begin("worker", "actor", "node", -1) == []
+
+    at_desk(story)
+
+
+def test_a_worker_that_is_ended_without_work_is_not_told_as_dead():
+    async def story(desk):
+        await desk.give([(0, "a")], last=True)
+        for name in ("idle", "busy"):
+            await desk.hello(name, name, "node")
+            await desk.beat(name, True)
+        await desk.begin("busy", "busy", "node", await desk.next_block(0))
+        desk._bury("idle")
+        before = (await desk.take(0, 0.0))["lost"]
+        desk._bury("busy")
+        return before, (await desk.take(0, 0.0))["lost"]
+
+    assert at_desk(story) == (0, 1)
+
+
+@pytest.mark.parametrize("actors, ready_before, fails", [(1, False, True), (1, True, True), (8, False, False)])
+def test_workers_that_never_get_ready_end_the_run_and_a_node_that_goes_down_does_not(actors, ready_before, fails):
+    """Eight that load on a node that dies, and one that dies again and again, also after it had been ready once."""
+    async def story(desk):
+        if ready_before:
+            await desk.hello("ready", "actor 0", "node")
+            await desk.beat("ready", True)
+        for life in range(4 if actors == 1 else 2):
+            for actor in range(actors):
+                await desk.hello(f"{actor} {life}", f"actor {actor}", "node")
+        return (await desk.take(0, 0.0))["failure"]
+
+    failure = at_desk(story)
+    assert bool(failure) == fails and (not fails or "died 3 times before it was ready" in failure[1])
+
+
+def test_a_worker_that_starts_slowly_is_not_told_as_one_without_room(monkeypatch):
+    from types import SimpleNamespace
+
+    from syn_pipelines.utils.llm import ray_pool
+    from syn_pipelines.utils.llm.ray_cluster import Cluster, Node
+
+    monkeypatch.setattr(Cluster, "nodes", lambda self: [Node(2.0, 0.0)])
+    for free, said in ((1.5, "takes long to start"), (0.0, "no room for a worker of 0.5 CPU")):
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(available_resources=lambda free=free: {"CPU": free}))
+        assert said in ray_pool.no_room(Cluster("here:1", own=False), Shape(1, 1, 0.5, 0.0))
+
+
+# --- the pool ----------------------------------------------------------------------------------------------------------
 
 class Echo:
     """Answers with twice the row."""
@@ -108,7 +200,7 @@ class Echo:
 
 
 @ray_installed
-@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("ordered", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_rows_are_read_as_they_are_needed_and_answered_once(ordered, connection):
     from syn_pipelines.utils.llm.ray_pool import Pool
 
@@ -157,10 +249,19 @@ def refused(folder: Path, before: str = "", **flags) -> subprocess.CompletedProc
 
 
 @ray_installed
+@pytest.mark.slow
 def test_a_worker_that_fits_nowhere_is_told_with_the_numbers(tmp_path):
     said = refused(tmp_path, ray_address="local", gpus_per_worker=1000, cpus_per_worker=0.5)
     assert "no room for a worker of 0.5 CPU and 1000 GPU" in said and "the largest node has" in said
     assert "--gpus_per_worker" in said
+
+
+@ray_installed
+def test_a_machine_that_is_too_busy_to_start_a_cluster_is_told(tmp_path):
+    """Ray raises an Exception of no other class when its node is not there after 30 s."""
+    late = ("import ray\ndef init(**_):\n    raise Exception('The current node timed out during startup.')\nray.init = init\n")
+    said = refused(tmp_path, before=late, ray_address="local")
+    assert "cannot be started: The current node timed out during startup. Run the same command again" in said
 
 
 @ray_installed

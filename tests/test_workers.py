@@ -60,6 +60,29 @@ def test_a_killed_worker_is_one_clear_error():
         answers(2, "dying", at="17 task")
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_worker_that_ends_while_others_are_busy_leaves_nobody_waiting(count):
+    with pytest.raises(ServiceError, match="SIGKILL"):
+        answers(count, "dying", [b"first", *TASKS], at="first", pause=0.2)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_answers_may_be_left_untaken(count):
+    with working(count, "worker_functions:upper", {}) as ask:
+        assert next(ask(TASKS)) == TASKS[0].upper()
+
+
+def test_ctrl_c_does_not_reach_the_workers():
+    assert str(os.getpgrp()).encode() not in answers(2, "group")
+
+
+def test_no_package_is_looked_for_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("signal", "enum", "json", "syn_pipelines"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    assert answers(2, "upper") == [task.upper() for task in TASKS]
+
+
 def test_an_error_while_tasks_are_made_is_raised_and_ends_the_workers(tmp_path):
     def tasks():
         yield from TASKS[:5]

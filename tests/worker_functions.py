@@ -28,13 +28,19 @@ def printing() -> Function:
     return answer
 
 
-def dying(at: str) -> Function:
-    """Is killed in the middle of the task ``at``."""
+def dying(at: str, pause: float = 0) -> Function:
+    """Is killed in the middle of the task ``at``. pause: seconds that any other one takes."""
     def answer(task: bytes) -> bytes:
         if task == at.encode():
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(pause)
         return task
     return answer
+
+
+def group() -> Function:
+    """Answers with the group of processes it belongs to."""
+    return lambda task: str(os.getpgrp()).encode()
 
 
 def telling(file: str) -> Function:

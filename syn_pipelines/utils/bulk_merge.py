@@ -23,7 +23,7 @@ import orjson
 from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import LabelledSpan, as_entity
-from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, open_input, parsed
+from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, may_lose_digits, open_input, parsed
 from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.merging import Items, Merged, Merger, is_annotation
 from syn_pipelines.utils.packing import Output
@@ -133,7 +133,9 @@ class _Lines:
     def take(self, identity: bytes) -> bytes:
         """The line with this id, if it is the next one."""
         raw = self.raw
-        if not (raw.startswith(b'{"id": "%b"' % identity) and b"\\" not in identity) and (not raw or self.identity() != identity):
+        # Signs that JSON escapes do not stand there as they are: a quote would be the end of another id.
+        plain = b"\\" not in identity and b'"' not in identity
+        if not (plain and raw.startswith(b'{"id": "%b"' % identity)) and (not raw or self.identity() != identity):
             return _ABSENT
         self.step()
         return raw
@@ -208,7 +210,7 @@ def merger_of(paths: Sequence[str], maps: Mapping[str, Any], dense: bool, synthe
 
     Args:
         paths: as of ``RunPaths``. maps: the options that ``Labels.load`` reads. as_written: sentences and annotations are, byte for
-            byte, what step 4 has written, so no key stands twice and no number is too long: that takes long to find out.
+            byte, what step 4 has written, so no key stands twice: that takes long to find out.
     """
     run = RunPaths(Path(paths[0]), *paths[1:])
     labels = Labels.load(SimpleNamespace(**maps), run)
@@ -228,22 +230,24 @@ class BulkMerger:
     def __call__(self, frame: bytes) -> bytes:
         head, *rest = frame.split(b"\n")
         lines, accounts, merged = iter(rest), {}, []
+        parse = parsed if may_lose_digits(frame) else self._parse
         try:
             for sizes in orjson.loads(head):
-                self._merge(sizes, lines, accounts, merged)
+                self._merge(sizes, lines, accounts, merged, parse)
         except (Careful, UserError, ValueError):
             return b""
         counts = orjson.dumps({str(mask): account.as_json() for mask, account in accounts.items()})
         return counts + b"\n" + "\n".join(merged).encode()
 
-    def _merge(self, sizes: Sequence[int], lines: Iterator[bytes], accounts: dict[int, Merged], merged: list[str]) -> None:
+    def _merge(self, sizes: Sequence[int], lines: Iterator[bytes], accounts: dict[int, Merged], merged: list[str],
+               parse: Callable[[bytes], Any]) -> None:
         """One sentence. What all sizes share is counted once, for the set of all of them."""
         account = self._account(accounts, sum(sizes))
-        sentence = _object(next(lines), self._parse)
+        sentence = _object(next(lines), parse)
         tokens = sentence.get("text")
         if problems_of_row(sentence, self._targets):
             raise Careful
-        spans = self._merger.spans(tokens, self._items(lines, tokens, account), account)
+        spans = self._merger.spans(tokens, self._items(lines, tokens, account, parse), account)
         account.sentences += 1
         account.gold += len(sentence["entities"])
         sentence["id"] = str(sentence["id"])
@@ -267,10 +271,10 @@ class BulkMerger:
             accounts[mask] = self._merger.afresh()
         return accounts[mask]
 
-    def _items(self, lines: Iterator[bytes], tokens: list[str], account: Merged) -> Items:
+    def _items(self, lines: Iterator[bytes], tokens: list[str], account: Merged, parse: Callable[[bytes], Any]) -> Items:
         items = {}
         for mode in MODES:
-            row = _object(line, self._parse) if (line := next(lines)) else None
+            row = _object(line, parse) if (line := next(lines)) else None
             if row and (row.get("text") != tokens or not is_annotation(row, mode)):
                 raise Careful
             account.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1

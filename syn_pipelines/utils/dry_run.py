@@ -208,13 +208,17 @@ def _sentence(request: Request) -> str:
 
 @dataclass
 class Probe:
-    """A few requests really asked. ``first_s``: the first one alone, loading included; ``others_s``: the rest."""
+    """A few requests really asked. ``first_s``: the first one alone, loading included; ``others_s``: the rest.
+
+    starts_anew: the rest had to wait for a start of its own, as with Ray workers, so that it tells no speed.
+    """
 
     replies: list[Reply]
     first_s: float
     others_s: float
     kept: int
     unit: str
+    starts_anew: bool = False
 
     @property
     def rate(self) -> float:
@@ -233,7 +237,9 @@ class Probe:
         tokens = sum(reply.completion_tokens for reply in self.replies[1:]) / max(self.others_s, 1e-6)
         others = len(self.replies) - 1
         text = f"{len(self.replies)} requests: the first took {self.first_s:.1f} s with all loading"
-        if others:
+        if others and self.starts_anew:
+            text += f", the other {others} together {self.others_s:.1f} s, starting again"
+        elif others:
             text += (f", the other {others} together {self.others_s:.1f} s ({self.rate:,.2f} {self.unit}s/s, "
                      f"{tokens:,.0f} tokens/s)")
         text += f"; {self.kept} of {len(self.replies)} replies could be used"
@@ -247,13 +253,16 @@ def _probe(job: Job, backend: Backend, requests: Sequence[Request]) -> Probe:
     between = time.monotonic()
     replies += backend.generate(requests[1:]) if requests[1:] else []
     ended = time.monotonic()
-    return Probe(replies, between - started, ended - between, sum(map(job.is_good, replies)), job.unit)
+    return Probe(replies, between - started, ended - between, sum(map(job.is_good, replies)), job.unit,
+                 getattr(backend, "starts_anew", False))
 
 
 def _seconds(job: Job, model: str, probe: Probe | None) -> tuple[float | None, str]:
     """Seconds for all pending requests, and where the number is from."""
     if probe and not any(reply.finish_reason in ("stop", "length") for reply in probe.replies):
         return None, "the probe got no reply"
+    if probe and probe.starts_anew:
+        return None, "Ray workers were being started for most of the probe; probe with --engine=local, for one of them"
     if probe:
         return (probe.first_s + (job.pending - 1) / probe.rate,
                 "at the rate of the probe, a small sample: full batches are faster")

@@ -208,9 +208,14 @@ def parsed_fast(raw: bytes) -> Any:
     # Of a key that stands twice one value is gone, and with it a colon. Only an escape could write one more.
     if b"\\u" in raw or raw.count(b":") != orjson.dumps(value).count(b":"):
         raise ValueError("a key may stand twice")
-    if _LONG_NUMBER in raw.translate(_DIGITS):
+    if may_lose_digits(raw):
         raise ValueError("a number may have lost digits")
     return value
+
+
+def may_lose_digits(raw: bytes) -> bool:
+    """Whether there may be a whole number beyond 64 bits in JSON, which orjson reads as a rounded one."""
+    return _LONG_NUMBER in raw.translate(_DIGITS)
 
 
 def _parsed_slowly(text: str, strict: bool) -> Any:

@@ -25,10 +25,8 @@ from syn_pipelines.utils.options import PROJECT_ROOT
 LARGE = 8 << 20  # bytes of input from which on several processes pay; each takes a tenth of a second to start
 _AHEAD = 2  # tasks a worker that wait or are answered: what is read ahead, and so memory, is bounded
 _LENGTH = struct.Struct(">Q")
-# Ctrl-C reaches the whole group of processes; it is the parent's business. No folder that happens to be the current one is
-# looked through for packages.
-_PROGRAM = ("import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[0] = sys.argv[1]; "
-            "from syn_pipelines.utils.workers import serve; serve()")
+# No folder that happens to be the current one is looked through for packages.
+_PROGRAM = "import sys; sys.path[0] = sys.argv[1]; from syn_pipelines.utils.workers import serve; serve()"
 
 Function = Callable[[bytes], bytes]
 
@@ -71,8 +69,9 @@ def _made(maker: str, arguments: Mapping[str, Any]) -> Function:
 
 class _Worker:
     def __init__(self, maker: str, arguments: Mapping[str, Any]) -> None:
+        # Ctrl-C reaches the whole group of processes, one that is just starting too; it is the parent's business.
         self._process = subprocess.Popen([sys.executable, "-c", _PROGRAM, str(PROJECT_ROOT)], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE)
+                                         stdout=subprocess.PIPE, start_new_session=True)
         self._setup = json.dumps([maker, arguments]).encode()
 
     def ask(self, task: bytes) -> bytes:
@@ -111,9 +110,10 @@ def _answers(workers: list[_Worker], tasks: Iterable[bytes]) -> Iterator[bytes]:
 
     def ask(task: bytes) -> bytes:
         worker = free.get()
-        answer = worker.ask(task)
-        free.put(worker)
-        return answer
+        try:
+            return worker.ask(task)
+        finally:  # one that has ended, too: it fails at once, where a thread without any would wait for ever
+            free.put(worker)
 
     waiting: deque[Any] = deque()
     pool = ThreadPoolExecutor(len(workers), "worker")

@@ -173,10 +173,12 @@ def _init(address: str, *, ship: bool) -> str:
         ray.init(address=address, **settings)
     except ConnectionError:
         raise
-    except (RuntimeError, ValueError) as exc:
-        what = "does not fit this program" if "ersion mismatch" in str(exc) else "cannot be used"
-        raise UserError(f"the Ray cluster ({address}) {what}: {' '.join(str(exc).split())[:500]}. Use the same Python and the "
-                        "same Ray on all machines, or --ray_address=local.") from exc
+    except Exception as exc:  # Ray raises that class itself, too
+        what = "does not fit this program" if "ersion mismatch" in str(exc) else (
+            "cannot be started" if address == "local" else "cannot be used")
+        advice = ("Run the same command again once the machine has less to do, or use --engine=local." if address == "local" else
+                  "Use the same Python and the same Ray on all machines, or --ray_address=local.")
+        raise UserError(f"the Ray cluster ({address}) {what}: {' '.join(str(exc).split())[:500].rstrip('.')}. {advice}") from exc
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -13,17 +13,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 TRIES = 3
 SILENT_S = 30.0  # without a sign of life a worker counts as dead
 STALL_S = 5.0  # a block that Ray Data does not bring to an idle worker is taken for lost
 BEAT_S = 2.0  # between two signs of life
-MOST_FALSE_STARTS = 3  # workers that die before the first one is ready
+MOST_FALSE_STARTS = 3  # deaths of a worker before it is ready, while no other is
+NO_BLOCK = -1  # a block without rows
 OBJECT_BYTES = 1  # Ray Data collects outputs up to this size: each one goes on at once
 
 
@@ -63,8 +65,9 @@ class Desk:
         self._deaths: dict[int, int] = {}
         self._workers: dict[str, _Worker] = {}
         self._out: deque[tuple[int, tuple[Any] | None]] = deque()
-        self._out_first = self._next_block = self._false_starts = self._lost = 0
-        self._ever_ready = self._closed = False
+        self._out_first = self._next_block = self._read = self._lost = 0
+        self._false_starts: Counter[str] = Counter()  # by actor: a node that goes down counts once for each, a model that does not fit soon
+        self._closed = False
         self._notes: deque[tuple[int, str]] = deque(maxlen=200)
         self._failure: tuple[str, str] | None = None
         self._changed = asyncio.Condition()
@@ -79,16 +82,13 @@ class Desk:
         threading.Thread(target=self._execute, args=(handle, asyncio.get_running_loop()), daemon=True).start()
         self._watching = asyncio.ensure_future(self._watch())
 
-    async def give(self, rows: list[tuple[int, Any]]) -> None:
-        """One more block of rows, each with its number."""
+    async def give(self, rows: list[tuple[int, Any]], last: bool) -> None:
+        """One more block of rows, each with its number. last: no more will come, which is no call of its own, for a call
+        with much to carry may be overtaken."""
         async with self._changed:
-            self._add(rows)
-            self._changed.notify_all()
-
-    async def close(self) -> None:
-        """No more rows will come."""
-        async with self._changed:
-            self._closed = True
+            if rows:
+                self._add(rows)
+            self._closed |= last
             self._changed.notify_all()
 
     async def take(self, seen: int, timeout_s: float) -> dict[str, Any]:
@@ -110,14 +110,20 @@ class Desk:
 
     # --- for Ray Data's reader ---
 
-    async def next_block(self) -> int | None:
-        """The next block to hand out; None when all rows are answered and no more will come."""
+    async def next_block(self, place: int) -> int | None:
+        """The next block to hand out; None when all rows are answered and no more will come.
+
+        place: how many the reader has asked for before. One that begins anew after its death passes over what was handed out.
+        """
         async with self._changed:
+            if place < self._read:
+                return NO_BLOCK
             await self._changed.wait_for(lambda: self._todo or (self._closed and not self._rows))
             if not self._todo:
                 return None
             block = self._todo.popleft()
             self._handed[block] = time.monotonic()
+            self._read += 1
             return block
 
     # --- for the workers ---
@@ -135,8 +141,7 @@ class Desk:
         """A sign of life."""
         if worker in self._workers:
             self._workers[worker].heard = time.monotonic()
-            self._workers[worker].ready = ready
-            self._ever_ready |= ready
+            self._is_ready(self._workers[worker], ready)
 
     async def begin(self, worker: str, actor: str, node: str, block: int) -> list[tuple[int, Any]]:
         """The rows of a block that this worker is to answer now; none when that has been done, or is another's by now.
@@ -147,8 +152,11 @@ class Desk:
             await self.hello(worker, actor, node)
         me = self._workers[worker]
         async with self._changed:
-            me.ready = self._ever_ready = True
-            await self._changed.wait_for(lambda: not me.blocks if block in self._lone else not me.blocks & self._lone)
+            self._is_ready(me)
+            await self._changed.wait_for(lambda: self._workers.get(worker) is not me or (
+                not me.blocks if block in self._lone else not me.blocks & self._lone))
+            if self._workers.get(worker) is not me:  # it has died while it waited: the block is given again as one never begun
+                return []
             self._handed.pop(block, None)
             rows = [(n, self._rows[n][0]) for n in self._blocks.get(block, ()) if n in self._rows and self._rows[n][1] == block]
             if rows:
@@ -180,6 +188,11 @@ class Desk:
             self._failure = self._failure or (kind, message)
             self._changed.notify_all()
 
+    def _is_ready(self, worker: _Worker, ready: bool = True) -> None:
+        worker.ready = ready
+        if ready:
+            self._false_starts.clear()
+
     # --- what is lost ---
 
     def _add(self, rows: Iterable[tuple[int, Any]], *, first: bool = False) -> int:
@@ -195,13 +208,14 @@ class Desk:
         """A worker is dead: what it had in hand is given out again, row by row."""
         worker = self._workers.pop(name)
         if not worker.ready:
-            self._false_starts += 1
-            if self._false_starts >= MOST_FALSE_STARTS and not self._ever_ready:
+            self._false_starts[worker.actor] += 1
+            if self._false_starts[worker.actor] >= MOST_FALSE_STARTS and not any(w.ready for w in self._workers.values()):
                 self._failure = self._failure or ("ServiceError", (
-                    f"{self._false_starts} Ray workers died before they were ready, the last one on node {worker.node}. Mostly the "
-                    "memory did not suffice for the model: Ray's logs on that node tell. What is finished is kept."))
+                    f"a Ray worker died {MOST_FALSE_STARTS} times before it was ready, the last time on node {worker.node}, and no "
+                    "other is ready. Mostly the memory did not suffice for the model: Ray's logs on that node tell. What is "
+                    "finished is kept."))
             return
-        self._lost += 1
+        self._lost += bool(worker.blocks)  # one without work may be one too many, that was ended
         for block in worker.blocks:
             left = [n for n in self._blocks.pop(block, ()) if n in self._rows and self._rows[n][1] == block]
             self._lone.discard(block)
@@ -287,7 +301,9 @@ def _read(desk: Any) -> Iterable[Any]:
     import pyarrow
     import ray
 
-    while (block := ray.get(desk.next_block.remote())) is not None:
+    for place in count():
+        if (block := ray.get(desk.next_block.remote(place))) is None:
+            return
         yield pyarrow.table({"block": [block]})
 
 

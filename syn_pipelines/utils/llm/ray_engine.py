@@ -85,6 +85,8 @@ class RayBackend:
     inner: the backend that this process would use, for what needs no model: names, checks, lengths in tokens.
     """
 
+    starts_anew = True  # workers are started for each call of ``generate``
+
     def __init__(self, opts: LlmOptions, inner: Backend) -> None:
         require_ray()
         self._opts, self._inner = opts, inner

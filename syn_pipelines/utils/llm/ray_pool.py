@@ -146,16 +146,16 @@ class Pool:
         """Keep a desk supplied, ``ahead`` blocks of rows under way, and give what is answered."""
         import ray
 
-        self._give(desk, [n for n in self._rows if n not in self._answers])  # left of a desk that has died
+        left = [item for item in self._rows.items() if item[0] not in self._answers]  # of a desk that has died
+        for first in range(0, len(left), self._block_rows):
+            desk.give.remote(left[first:first + self._block_rows], last=False)
         more = True
         while True:
             while more and len(self._rows) <= (ahead - 1) * self._block_rows:
                 block = dict(islice(source, self._block_rows))
                 self._rows.update(block)
-                self._give(desk, list(block))
-                if len(block) < self._block_rows:
-                    more = False
-                    desk.close.remote()
+                more = len(block) == self._block_rows
+                desk.give.remote(list(block.items()), last=not more)
             if not self._rows:
                 return
             told = ray.get(desk.take.remote(self._seen, _TAKE_S))
@@ -176,10 +176,6 @@ class Pool:
                 return
             answer = self._answers.pop(n)
             yield self._rows.pop(n), answer
-
-    def _give(self, desk: Any, numbers: Sequence[int]) -> None:
-        for first in range(0, len(numbers), self._block_rows):
-            desk.give.remote([(n, self._rows[n]) for n in numbers[first:first + self._block_rows]])
 
     def _receive(self, told: dict[str, Any]) -> None:
         self._seen += len(told["results"])
@@ -230,10 +226,12 @@ class _Waiting:
 
 
 def no_room(cluster: Cluster, shape: Shape) -> str:
-    """Why no worker runs, with the numbers."""
+    """Why no worker runs, with the numbers. One that starts slowly has room."""
     import ray
 
     nodes, free = cluster.nodes(), ray.available_resources()
+    if shape.cpus <= free.get("CPU", 0) and shape.gpus <= free.get("GPU", 0) and any(node.room(shape.cpus, shape.gpus) for node in nodes):
+        return f"the {cluster} seems to have room for one of {shape.cpus:g} CPU and {shape.gpus:g} GPU, which takes long to start."
     largest = max(nodes, key=lambda node: (node.gpus, node.cpus), default=None)
     has = f"the largest node has {largest.cpus:g} CPUs and {largest.gpus:g} GPUs" if largest else "it has no node"
     return (f"there is no room for a worker of {shape.cpus:g} CPU and {shape.gpus:g} GPU in the {cluster}; {has}, free are "
