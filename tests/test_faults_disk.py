@@ -29,8 +29,8 @@ def stopped(result: subprocess.CompletedProcess[str], *words: str) -> str:
     ("s1_predict_data", "GLM4/entity_train_1000.jsonl.part"),
     ("s1_predict_data", "entity_train_1000.manifest.json.part"),
     ("s2_continous_generation", "GLM4/train_1000_synthetic.jsonl.part"),
-    ("s4_split_data", "250/train_250.jsonl.part"),
-    ("s5_merge_data", "1000/train_1000_fusion.jsonl.part"),
+    ("s4_split_data", "1000/pos_train_1000_synthetic.jsonl.part"),
+    ("s5_merge_data", "250/train_250_fusion.jsonl.part"),
     ("s5_merge_data", "label_fusion.json.part"),
     ("s6_combine_syn_fusion_label", "label_syn_fusion.manifest.json.part"),
 ])

@@ -99,7 +99,11 @@ class _Lines:
         except UserError:
             raise Careful from None
         self._lines = lines_of(self._file) if self._file else iter(())
-        self.step()
+        try:
+            self.step()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
