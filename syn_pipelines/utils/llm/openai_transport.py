@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -106,6 +107,13 @@ def _too_long() -> UnusableBody:
     return UnusableBody(f"the answer has more than {MOST_BYTES >> 20} MiB")
 
 
+async def _end(connection: Connection) -> None:
+    """Close a connection, and take note of what it has ended with: asyncio would print what nobody has looked at."""
+    connection.writer.transport.abort()
+    with suppress(Exception):
+        await connection.writer.wait_closed()
+
+
 @cache
 def _plain(package: ModuleType) -> type:
     class Plain(package.AsyncBaseTransport):  # type: ignore[misc, name-defined]
@@ -125,10 +133,11 @@ def _plain(package: ModuleType) -> type:
                 head = b"".join(b"%b: %b\r\n" % pair for pair in request.headers.raw)
                 status, headers, body, again = await connection.exchange(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (
                     request.method.encode(), request.url.raw_path, head, await request.aread()))
-            except BaseException as err:
+            except (OSError, EOFError, ValueError) as err:
+                await _end(connection)
+                raise package.ReadError(str(err), request=request) from err
+            except BaseException:
                 connection.writer.transport.abort()
-                if isinstance(err, (OSError, EOFError, ValueError)):
-                    raise package.ReadError(str(err), request=request) from err
                 raise
             if again:
                 connection.idle_since = time.monotonic()
@@ -141,7 +150,7 @@ def _plain(package: ModuleType) -> type:
             while idle:
                 if (connection := idle.pop()).is_usable:
                     return connection
-                connection.writer.close()
+                await _end(connection)
             timeout_s = request.extensions.get("timeout", {}).get("connect")
             try:
                 opened = asyncio.open_connection(request.url.host, request.url.port or 80)
@@ -153,9 +162,8 @@ def _plain(package: ModuleType) -> type:
 
         async def aclose(self) -> None:
             for connection in (connection for idle in self._idle.values() for connection in idle):
-                connection.writer.transport.abort()
+                await _end(connection)
             self._idle.clear()
-            await asyncio.sleep(0)  # what is aborted tells so in the next turn
             if self._other:
                 await self._other.aclose()
 
