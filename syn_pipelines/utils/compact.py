@@ -55,21 +55,10 @@ class IdMap:
 
     def setdefault(self, identity: str, value: int) -> int | None:
         """Give an id its number, unless it has one: then that is what comes back."""
-        key = hash(identity) & 0xFFFFFFFFFFFFFFFF or 1
-        part = key % _PARTS
-        keys = self._keys[part]
-        size = len(keys)
-        slot = (key // _PARTS) % size
-        while found := keys[slot]:
-            if found == key:
-                return self._values[part][slot]
-            slot = slot + 1 if slot + 1 < size else 0
-        if self._used[part] >= _FULL * size:
+        known = self.get(identity)
+        if known is None:
             self[identity] = value
-        else:
-            keys[slot], self._values[part][slot] = key, value
-            self._used[part] += 1
-        return None
+        return known
 
     def _grow(self, part: int) -> None:
         old_keys, old_values = self._keys[part], self._values[part]
