@@ -270,6 +270,17 @@ def test_an_address_where_no_cluster_is_is_told_at_once(address, tmp_path):
     assert f"--ray_address={address}: no Ray cluster can be reached there" in refused(tmp_path, ray_address=address)
 
 
+@ray_installed
+def test_an_address_where_no_cluster_is_costs_no_stored_reply(tmp_path):
+    write_dataset(tmp_path)
+    flags = {"file_dir": tmp_path, "file_name": NAME, **OFFLINE}
+    assert run_child("s1_predict_data", flags).returncode == 0
+    before = stored(tmp_path)
+    result = run_child("s1_predict_data", {**flags, "engine": "ray", "ray_address": "127.0.0.1:9", "overwrite": 1})
+    assert result.returncode == 2 and "no Ray cluster can be reached there" in last_line(result.stderr)
+    assert before and stored(tmp_path) == before
+
+
 def test_without_ray_the_command_that_installs_it_is_named(tmp_path):
     hidden = ("import importlib.util\nreal = importlib.util.find_spec\n"
               "importlib.util.find_spec = lambda name, *more: None if name == 'ray' else real(name, *more)\n")

@@ -119,16 +119,25 @@ def _leave() -> None:
         ray.shutdown()
 
 
-def _connect(address: str) -> Cluster:
+def refuse_hopeless(address: str) -> None:
+    """UserError for what can be known to fail without a connection: a wrong working directory, nobody at the address."""
     near = Path.cwd() / PACKAGE.name
     if near.is_dir() and not near.samefile(PACKAGE):
         raise UserError(f"--engine=ray: the working directory holds another copy of this program ({near}), which the workers would "
                         "take. Start it from another directory.")
+    if (named := _named(address)) not in ("", "auto", "local"):
+        _refuse_unreachable(named, address)
+
+
+def _named(address: str) -> str:
+    return os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+
+
+def _connect(address: str) -> Cluster:
+    refuse_hopeless(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address != "local":
-        named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
-        if named not in ("", "auto", "local"):
-            _refuse_unreachable(named, address)
+        named = _named(address)
         try:
             if named != "local":
                 return Cluster(_init(named or "auto", ship=True), own=False)

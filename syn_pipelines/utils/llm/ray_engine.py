@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.llm import Backend, Reply, Request, choose_local_backend
 from syn_pipelines.utils.llm.checkpoints import local_path
-from syn_pipelines.utils.llm.ray_cluster import require_ray
+from syn_pipelines.utils.llm.ray_cluster import refuse_hopeless, require_ray
 from syn_pipelines.utils.llm.ray_desk import TRIES
 from syn_pipelines.utils.llm.ray_pool import Died, Pool
 from syn_pipelines.utils.options import LlmOptions, option
@@ -93,7 +93,8 @@ class RayBackend:
         self.name, self.model = inner.name, inner.model
 
     def check(self) -> None:
-        """As the inner backend, on this machine."""
+        """As the inner backend, on this machine; and whether the cluster's address can be one."""
+        refuse_hopeless(self._opts.ray_address)
         self._inner.check()
 
     def count_tokens(self, text: str) -> int:
