@@ -87,9 +87,9 @@ def run(opts: Options) -> Summary:
                             f"pos_train_1000.jsonl. {paths.missing('s1_predict_data', mode='entity')}")
         _say_what_is_missing(paths, summary, sources, present)
         summary.warnings += warn_of_stale(paths, [source.path for source in present])
+        subsets = _subsets_of(opts, paths, train := IdMap())
         publisher = Publisher(paths, STEP, {"seed": opts.seed}, [paths.train, *(s.path for s in sources)],
                               command_of(opts, config=None, dense_lang=None, lang=None))
-        subsets = _subsets_of(opts, paths, train := IdMap())
         of_train = Owners(train, subsets.holding)
         owners = {"id": of_train, "source_id": _synthetic_owners(paths, of_train) if os.path.lexists(paths.synthetic) else of_train}
         with ExitStack() as stack:  # no file is replaced before all have been looked at

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from itertools import takewhile
 
 import pytest
 from fault_server import FaultServer
@@ -124,9 +125,7 @@ class Wire:
     def _talk(self, connection: socket.socket) -> None:
         answered = 0
         with connection, connection.makefile("rb") as file:
-            while head := list(iter(file.readline, b"\r\n")):
-                if not head[-1]:
-                    return
+            while head := [*takewhile(lambda line: line not in (b"", b"\r\n"), file)]:
                 sizes = [int(line.split(b":")[1]) for line in head if line.lower().startswith(b"content-length:")]
                 file.read(sum(sizes))
                 connection.sendall(self.answer)

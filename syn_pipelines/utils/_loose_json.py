@@ -70,7 +70,7 @@ _OPEN = {"[": "]", "【": "]", "［": "]", "{": "}", "｛": "}", "(": ")"}
 _CLOSE = {"]": "]", "】": "]", "］": "]", "}": "}", "｝": "}", ")": ")"}
 _SEPARATORS, _COLONS = ",，;；、", ":："
 _DOUBLE, _SINGLE = "\"“”＂", "'‘’＇"
-_QUOTES = _DOUBLE + _SINGLE
+QUOTES = _DOUBLE + _SINGLE
 # A string opened by an ASCII quote ends at that quote only: “ and ” inside it are content.
 _CLOSERS = {q: "\"" if q == "\"" else _DOUBLE for q in _DOUBLE} | {q: "'" if q == "'" else _SINGLE for q in _SINGLE}
 _QUOTE_OR_ESCAPE = {closers: re.compile(rf"\\.|[{closers}]", re.DOTALL) for closers in set(_CLOSERS.values())}
@@ -83,9 +83,9 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4}|x
 _PLAIN_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WORDS = {"null": None, "none": None, "nil": None, "undefined": None, "nan": None, "true": True, "false": False}
-_BARE_KEY = rf"[^{_QUOTES}\s:：,，;；、{{}}\[\]【】［］｛｝][^{_QUOTES}:：,，{{}}\[\]\n]{{0,60}}"
+_BARE_KEY = rf"[^{QUOTES}\s:：,，;；、{{}}\[\]【】［］｛｝][^{QUOTES}:：,，{{}}\[\]\n]{{0,60}}"
 # What may follow the comma after a string: else the "closing" quote before the comma was part of the string.
-_MEMBER = re.compile(rf"""[\s,，:]* (?: [{_QUOTES}\[({{【［｛\])}}】］｝/\#] | $ | ``` | \.\.\. | -?\d
+_MEMBER = re.compile(rf"""[\s,，:]* (?: [{QUOTES}\[({{【［｛\])}}】］｝/\#] | $ | ``` | \.\.\. | -?\d
     | (?:null|none|true|false)\b | \w{{1,20}}\s*[:：] )""", re.VERBOSE | re.IGNORECASE)
 _SHORT_WORD = re.compile(r"\w{1,20}")
 _MEMBER_BREAK = re.compile(r"\s{0,4}(?:[}｝]\s{0,4}[,，]?\s{0,4}[{｛]|[,，])\s{0,4}\Z")
@@ -95,19 +95,19 @@ def _quoted(quotes: str) -> str:
     return rf"[{quotes}]([^{quotes}\\]*(?:\\.[^{quotes}\\]*)*)[{quotes}]\s*[:：]"
 
 
-_HALF_QUOTED = rf"[{_QUOTES}]{{0,2}}({_BARE_KEY})[{_QUOTES}]{{0,2}}\s*[:：]"
+_HALF_QUOTED = rf"[{QUOTES}]{{0,2}}({_BARE_KEY})[{QUOTES}]{{0,2}}\s*[:：]"
 _KEY = re.compile("|".join([*map(_quoted, ('"', "'", _DOUBLE, _SINGLE)), _HALF_QUOTED]), re.DOTALL)
 _STRING_TO_END = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:\\?|"\s*)\Z', re.DOTALL)
-_KEY_WITHOUT_COLON = re.compile(rf"[{_QUOTES}](\w{{1,20}})[{_QUOTES}](?=\s+[{_QUOTES}])")
+_KEY_WITHOUT_COLON = re.compile(rf"[{QUOTES}](\w{{1,20}})[{QUOTES}](?=\s+[{QUOTES}])")
 # A bare word may hold quotes (O'Neil) and blanks (New York); a blank before a quote ends it: a comma was forgotten.
-_BARE_CHARS = rf"(?:(?![ \t][{_QUOTES}]|</think)[^,，;；\[\]{{}}【】［］｛｝\r\n%s])+"
+_BARE_CHARS = rf"(?:(?![ \t][{QUOTES}]|</think)[^,，;；\[\]{{}}【】［］｛｝\r\n%s])+"
 _BARE = re.compile(_BARE_CHARS % "")
 _BARE_IN_PARENS = re.compile(_BARE_CHARS % ")")
 # An opening bracket in prose starts a value only when something like JSON follows.
 _TOP = re.compile(rf"""<think(?:ing)?> | </think(?:ing)?>
-    | [\[【［] (?= (?:\s|\\[nrt])* (?: [{_QUOTES}\[{{(【［｛\]】］,/\\] | (?:null|none)\b | $) )
-    | [{{｛] (?= (?:\s|\\[nrt])* (?: [{_QUOTES}\[{{(【［｛}}｝,/\\] | {_BARE_KEY}[:：] | $) )
-    | \( (?= \s* [{_QUOTES}\[{{(] )""", re.VERBOSE | re.IGNORECASE)
+    | [\[【［] (?= (?:\s|\\[nrt])* (?: [{QUOTES}\[{{(【［｛\]】］,/\\] | (?:null|none)\b | $) )
+    | [{{｛] (?= (?:\s|\\[nrt])* (?: [{QUOTES}\[{{(【［｛}}｝,/\\] | {_BARE_KEY}[:：] | $) )
+    | \( (?= \s* [{QUOTES}\[{{(] )""", re.VERBOSE | re.IGNORECASE)
 _STRICT_DEPTH = 3  # members this deep are tried as strict JSON first; with deeper ones the tries would overlap
 _MAX_STRICT_FAILURES = 100  # then the tolerant reader alone goes on: an error costs a count of the lines before it
 _MAX_RETRIES = 8  # openings tried anew inside a value that never closed and held nothing
@@ -209,11 +209,11 @@ class _Reader:
             self.pos += 1
         elif _STRING_TO_END.match(self.text, self.pos):
             self._break_off()
-        elif (frame.wants_key or char in _QUOTES and frame.key is None) and (match := _KEY.match(self.text, self.pos)):
+        elif (frame.wants_key or char in QUOTES and frame.key is None) and (match := _KEY.match(self.text, self.pos)):
             self._key(match)
         elif frame.wants_key and (match := _KEY_WITHOUT_COLON.match(self.text, self.pos)):
             self._key(match)
-        elif char in _QUOTES:
+        elif char in QUOTES:
             self._string(_CLOSERS[char])
         else:
             self._bare(frame)
@@ -222,7 +222,7 @@ class _Reader:
         if not self.stack[-1].wants_key:
             self._push("{")  # ["entity": "Ann", ...: a key in a list, the opening brace was forgotten
         key = next(group for group in match.groups() if group is not None)
-        self.stack[-1].key = unescape(key if match.group()[0] in _QUOTES else key.strip())
+        self.stack[-1].key = unescape(key if match.group()[0] in QUOTES else key.strip())
         self.pos = match.end()
 
     def _push(self, char: str) -> None:
@@ -280,7 +280,7 @@ class _Reader:
             return
         self.pos = match.end()
         word = match.group().strip()
-        if len(word) > 1 and word[-1] in _QUOTES and not set(word[:-1]) & set(_QUOTES):
+        if len(word) > 1 and word[-1] in QUOTES and not set(word[:-1]) & set(QUOTES):
             word = word[:-1]  # {"entity": Ann", ...}: only the opening quote was forgotten
         if word.lower() in _WORDS:
             frame.add(_WORDS[word.lower()])
@@ -322,7 +322,7 @@ class _Reader:
             return True
         if char in _SEPARATORS:
             return _MEMBER.match(self.text, after + 1) is not None
-        if char in _QUOTES:  # a forgotten comma, unless that next quote is itself the closing one
+        if char in QUOTES:  # a forgotten comma, unless that next quote is itself the closing one
             then = self._char_after(after)
             return bool(then) and then not in _SEPARATORS + _COLONS and then not in _CLOSE
         return char in (_COLONS if self.stack[-1].closer == "}" and self.stack[-1].wants_key else _OPEN)

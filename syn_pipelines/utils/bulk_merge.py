@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import chain
+from itertools import accumulate, chain
 from json.encoder import JSONEncoder, encode_basestring
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,9 +33,13 @@ from syn_pipelines.utils.reviews import Reviews
 from syn_pipelines.utils.workers import working
 
 FRAME = 1 << 18  # bytes of lines in a frame, more or less: what a worker holds at once
-_ENTITIES, _REPLY, _ITEMS = b', "entities": [', b', "reply": "', b', "items": ['
+_REPLY, _ITEMS = b', "reply": "', b', "items": ['
 _ABSENT = b"\n"  # in place of a line
 _ID = re.compile(rb'\{"id": "([^"\\]+)"')
+_TEXT = re.compile(rb'\{"id": "[^"\\]+", "text": \[(?=")')
+_MOST = 1 << 11  # tokens for which numbers are at hand as texts, and the places where tokens of one character begin in a JSON list
+_NUMBERS, _FIVES = [*map(str, range(_MOST + 1))], [*range(0, 5 * _MOST + 1, 5)]
+_ENTITY = ["start", "end", "entity", "text"]  # the keys of an entity that this project has written
 _encode = JSONEncoder(ensure_ascii=False).encode
 
 Files = Sequence[Path | None]  # sentences, annotations by mode, target labels
@@ -230,7 +234,7 @@ class BulkMerger:
         """parse: reads sentences and annotations."""
         labels = merger.labels
         self._merger, self._targets, self._reviews, self._parse = merger, frozenset(labels.targets), reviews, parse
-        self._label = {label: f'"entity": {encode_basestring(label)}, "text": [' for label in labels.extension}
+        self._middles = {label: _middle(label) for label in labels.extension}
 
     def __call__(self, frame: bytes) -> bytes:
         head, *rest = frame.split(b"\n")
@@ -250,17 +254,17 @@ class BulkMerger:
         account = self._account(accounts, sum(sizes))
         line = next(lines)
         sentence = _object(line, parse)
-        tokens = sentence.get("text")
         if problems_of_row(sentence, self._targets):
             raise Careful
-        head = line[:line.find(_ENTITIES)] if parse is orjson.loads and _ENTITIES in line else b""
-        spans = self._merger.spans(tokens, self._items(lines, tokens, head, account, parse), account)
+        tokens = sentence["text"]
+        as_written = line if parse is orjson.loads else b""
+        spans = self._merger.spans(tokens, self._items(lines, tokens, as_written, account, parse), account)
         account.sentences += 1
         account.gold += len(sentence["entities"])
         sentence["id"] = str(sentence["id"])
         decided = self._reviews.has_decided(sentence["id"])
-        written = [*map(encode_basestring, tokens)]
-        added = [] if decided else self._written(spans, written)
+        text = _Text.of(tokens, as_written)
+        added = [] if decided else text.entities(spans, self._middles)
         for mask in sizes:
             found, own = sentence["entities"], self._account(accounts, mask)
             if line := next(lines):
@@ -270,31 +274,71 @@ class BulkMerger:
                 every = [*found, *(as_entity(tokens, (start, end), label) for start, end, label in spans)]
                 parts = [_encode(entity) for entity in own.reviews.entities(sentence, every)]
             else:
-                parts = [*map(_encode, found), *added]
-            merged.append(_line(sentence, written, parts))
+                parts = text.as_they_are(found) + added
+            merged.append(_line(sentence, text.json, parts))
 
     def _account(self, accounts: dict[int, Merged], mask: int) -> Merged:
         if mask not in accounts:
             accounts[mask] = self._merger.afresh()
         return accounts[mask]
 
-    def _items(self, lines: Iterator[bytes], tokens: list[str], head: bytes, account: Merged, parse: Callable[[bytes], Any]
+    def _items(self, lines: Iterator[bytes], tokens: list[str], sentence: bytes, account: Merged, parse: Callable[[bytes], Any]
                ) -> Items:
-        """The annotations of a sentence. head: with what their lines begin where they are as written, b"" if that is not known."""
+        """The annotations of a sentence. sentence: its line where all these are as written, else b""."""
         items = {}
         for mode in MODES:
-            row = _annotation(line, head, tokens, parse) if (line := next(lines)) else None
+            row = _annotation(line, sentence, tokens, parse) if (line := next(lines)) else None
             if row and not is_annotation(row, mode):
                 raise Careful
             account.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
             items[mode] = row["items"] if row else []
         return items
 
-    def _written(self, spans: Sequence[LabelledSpan], tokens: Sequence[str]) -> list[str]:
-        """The entities of extension spans as ``to_line`` writes them. tokens: as JSON."""
-        label = self._label
-        return [f'{{"start": {start}, "end": {end}, {label[name]}'
-                f'{tokens[start] if end - start == 1 else ", ".join(tokens[start:end])}]}}' for start, end, name in spans]
+
+class _Text:
+    """The tokens of a sentence as JSON, to cut the texts of entities out of.
+
+    json: joined as in a file. at: where each token begins there, and where one more would. numbers: those of tokens, as texts.
+    """
+
+    __slots__ = ("json", "at", "numbers")
+
+    def __init__(self, json: str, at: Sequence[int], numbers: Sequence[str]) -> None:
+        self.json, self.at, self.numbers = json, at, numbers
+
+    @classmethod
+    def of(cls, tokens: Sequence[str], line: bytes) -> _Text:
+        """line: the sentence as written, b"" where that is not known."""
+        count = len(tokens)
+        numbers = _NUMBERS if count <= _MOST else [*map(str, range(count + 1))]
+        if match := _TEXT.match(line):
+            json = line[match.end():line.find(b'"], "', match.end()) + 1].decode()
+            if "\\" not in json:  # nothing is escaped: then this was the end of the list, and lengths tell the places
+                if len(json) == 5 * count - 2 and count <= _MOST:  # characters, as in Chinese
+                    return cls(json, _FIVES, numbers)
+                at = [0, *accumulate(map((4).__add__, map(len, tokens)))]
+                if at[-1] == len(json) + 2:
+                    return cls(json, at, numbers)
+        pieces = [*map(encode_basestring, tokens)]
+        return cls(", ".join(pieces), [0, *accumulate(map((2).__add__, map(len, pieces)))], numbers)
+
+    def entities(self, spans: Iterable[LabelledSpan], middles: Mapping[str, str]) -> list[str]:
+        """Entities as ``to_line`` writes them. middles: of a label, see ``_middle``."""
+        text, at, numbers = self.json, self.at, self.numbers
+        return [f'{{"start": {numbers[start]}, "end": {numbers[end]}{middles[label]}{text[at[start]:at[end] - 2]}]}}'
+                for start, end, label in spans]
+
+    def as_they_are(self, entities: Sequence[Record]) -> list[str]:
+        """Entities of a file as ``to_line`` writes them."""
+        if all([*entity] == _ENTITY for entity in entities):
+            spans = [(entity["start"], entity["end"], entity["entity"]) for entity in entities]
+            return self.entities(spans, {label: _middle(label) for _, _, label in spans})
+        return [*map(_encode, entities)]
+
+
+def _middle(label: str) -> str:
+    """What stands between the end and the text of an entity."""
+    return f', "entity": {encode_basestring(label)}, "text": ['
 
 
 def _object(line: bytes, parse: Callable[[bytes], Any] = parsed) -> Record:
@@ -304,10 +348,10 @@ def _object(line: bytes, parse: Callable[[bytes], Any] = parsed) -> Record:
     return value
 
 
-def _annotation(line: bytes, head: bytes, tokens: list[str], parse: Callable[[bytes], Any]) -> Record:
+def _annotation(line: bytes, sentence: bytes, tokens: list[str], parse: Callable[[bytes], Any]) -> Record:
     """An annotation of the sentence with these tokens; without its text and its reply, which take most of the time to parse, where
-    the line begins as expected. No text can hold ``_ITEMS``: there a quote stands behind a backslash."""
-    if head and line.startswith(head + _REPLY) and (at := line.find(_ITEMS, len(head))) > 0:
+    both are as written and begin alike. No text can hold ``_REPLY`` or ``_ITEMS``: there a quote stands behind a backslash."""
+    if sentence and (end := line.find(_REPLY)) > 0 and sentence.startswith(line[:end]) and (at := line.find(_ITEMS, end)) > 0:
         return _object(b"{" + line[at + 2:], parse)
     row = _object(line, parse)
     if row.get("text") != tokens:
@@ -322,12 +366,12 @@ def _predictions(line: bytes, tokens: list[str]) -> list[Record]:
     return row["entities"]
 
 
-def _line(sentence: Record, tokens: Sequence[str], entities: Sequence[str]) -> str:
-    """What ``to_line`` makes of a sentence with these entities, both as JSON, its id first and without tags."""
+def _line(sentence: Record, text: str, entities: Sequence[str]) -> str:
+    """What ``to_line`` makes of a sentence with these tokens and entities, both as JSON, its id first and without tags."""
     parts = [f'"id": {encode_basestring(sentence["id"])}']
     for name, value in sentence.items():
         if name == "text":
-            parts.append(f'"text": [{", ".join(tokens)}]')
+            parts.append(f'"text": [{text}]')
         elif name == "entities":
             parts.append(f'"entities": [{", ".join(entities)}]')
         elif name not in ("id", "label"):

@@ -79,25 +79,32 @@ def extension_spans(tokens: Sequence[str], entity_items: Items, pos_items: Items
     found = [grounder.find(item["entity"]) for item in entity_items]
     stats.note("entity", [how for _, how in found])
     types = stats.labels("entity", [item["type"] for item, (spans, _) in zip(entity_items, found) if spans], entity_label)
-    entities = [(start, end, label) for (spans, _), label in zip((one for one in found if one[0]), types) for start, end in spans]
-    words = _words(grounder, pos_items, pos_label, stats)
-    unique = list(dict.fromkeys(sorted(entities) + words)) if entities else words  # words stand in their order, once each
-    stats.repeated += len(entities) + len(words) - len(unique)
-    stats.spans.update([label for _, _, label in unique])
-    return unique
+    places = [spans for spans, _ in found if spans]
+    entities = [(start, end, label) for spans, label in zip(places, types) for start, end in spans]
+    words, tags = _words(grounder, pos_items, pos_label, stats)
+    unique = [*dict.fromkeys(sorted(entities))]
+    stats.repeated += len(entities) - len(unique)
+    if not {*tags}.isdisjoint(types):  # a word, too, may have been said to be an entity
+        seen, every = {*unique}, words
+        words = [word for word in every if word not in seen]
+        tags = [tag for _, _, tag in words]
+        stats.repeated += len(every) - len(words)
+    stats.spans.update([label for _, _, label in unique] + tags)
+    return unique + words
 
 
-def _words(grounder: Grounder, items: Items, canonical: Canonical, stats: FusionStats) -> list[LabelledSpan]:
-    """The places of the words of a sentence, with their labels."""
+def _words(grounder: Grounder, items: Items, canonical: Canonical, stats: FusionStats) -> tuple[list[LabelledSpan], list[str]]:
+    """The places of the words of a sentence, in order and once each, and their labels again."""
     words = [item["word"] for item in items]
     if (ends := grounder.ends_in_order(words)) is not None:  # the words are the sentence, as they are nearly always
         stats.note("pos", [EXACT] * len(words))
-        return [*zip([0, *ends], ends, stats.labels("pos", [item["pos"] for item in items], canonical))]
+        labels = stats.labels("pos", [item["pos"] for item in items], canonical)
+        return [*zip([0, *ends], ends, labels)], labels
     placed = grounder.align(words)
     stats.note("pos", [how for _, how in placed])
     found = [(item["pos"], span) for item, (span, _) in zip(items, placed) if span]
     labels = stats.labels("pos", [raw for raw, _ in found], canonical)
-    return [(start, end, label) for (_, (start, end)), label in zip(found, labels)]
+    return [(start, end, label) for (_, (start, end)), label in zip(found, labels)], labels
 
 
 def as_entity(tokens: Sequence[str], span: TokenSpan, label: str) -> dict[str, Any]:

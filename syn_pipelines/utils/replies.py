@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 
 from syn_pipelines.utils._inline_reply import read_inline
-from syn_pipelines.utils._loose_json import Num, Obj, TopValue, decode_strict, read_values, unescape
+from syn_pipelines.utils._loose_json import QUOTES, Num, Obj, TopValue, decode_strict, read_values, unescape
 from syn_pipelines.utils._reply_items import CANONICAL, Found, Mode, is_closed, is_item, is_pair
 
 __all__ = ["Mode", "ParsedReply", "parse_reply"]
@@ -98,7 +98,8 @@ def _read_inline(reply: str, mode: Mode, cut: bool) -> ParsedReply:
     if reply.strip() == "[]":  # there is no word, in either form
         return ParsedReply([], "ok", "", 0)
     found = read_inline(reply, cut=cut)
-    if (found.odd or found.notes) and _OPENING.search(reply):
+    # No model leaves out every quote: without one, a bracket belongs to a word.
+    if (found.odd or found.notes) and _OPENING.search(reply) and not set(QUOTES).isdisjoint(reply):
         answer = parse_reply(reply, mode, cut=cut)
         if answer.items and len(answer.items) >= len(found.items):
             reason = "unterminated" if answer.reason == "unterminated" else "json"

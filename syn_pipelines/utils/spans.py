@@ -45,7 +45,7 @@ def fold(text: str) -> str:
 
 def unescaped(text: str) -> str:
     """Text that a model escaped twice ("\\\\u5f20" in its JSON), as it was meant; any other text unchanged."""
-    if not _ESCAPED.fullmatch(text):
+    if "\\" not in text or not _ESCAPED.fullmatch(text):
         return text
     units = b"".join(int(code, 16).to_bytes(2, "little") for code in text.split("\\u")[1:])
     return units.decode("utf-16-le", "replace")
@@ -189,10 +189,14 @@ class Grounder:
         None where that is not so, or is not as simple as that.
         """
         view, gap = self._exact, len(self._joiner)
-        if not view.text.startswith(self._joiner.join(words)) or "" in words or any(map(str.isspace, self.tokens)):
+        if not view.text.startswith(self._joiner.join(words)) or "" in words or "" in self.tokens:
             return None
+        if view.text.split(maxsplit=1) != [view.text] and any(map(str.isspace, self.tokens)):
+            return None
+        if view.ends is _SAME:
+            return [*accumulate(map(len, words))]
         ends = [view.ends.get(end - gap) for end in accumulate(map(gap.__add__, map(len, words)))]
-        return None if None in ends or "" in self.tokens else ends
+        return None if None in ends else ends
 
     def _end_at(self, cursor: int, word: str) -> int | None:
         """Token where ``word`` ends when it stands exactly at token ``cursor``."""
