@@ -91,15 +91,17 @@ def run(opts: Options) -> Summary:
     return summary
 
 
-def merge_halves(opts: Options, paths: RunPaths, summary: Summary) -> dict[bool, dict[int, Merged]]:
+def merge_halves(opts: Options, paths: RunPaths, summary: Summary, *, strict: bool = False) -> dict[bool, dict[int, Merged]]:
     """The halves that --is_syn names, under the lock of this step; step 8 does this too.
 
+    Args:
+        strict: predicted labels must be target labels; UserError where one is not.
     Returns:
         by half (whether it is the synthetic one) and size what was merged; nothing for a half that is not there.
     """
     labels = Labels.load(opts, paths, summary)
     dense = is_dense(opts, _texts(paths))
-    halves = {synthetic: merge_half(opts, paths, labels, dense, summary, synthetic=synthetic)
+    halves = {synthetic: merge_half(opts, paths, labels, dense, summary, synthetic=synthetic, strict=strict)
               for synthetic in (False, True) if opts.is_syn in ("both", str(int(synthetic)))}
     merged = [sizes[1000].reviews for sizes in halves.values() if sizes]
     summary.accounts += accounts_of(merged) if opts.is_syn == "both" else accounts_of(merged, "not_in_this_half")
@@ -119,7 +121,7 @@ def _texts(paths: RunPaths) -> Iterator[list[str]]:
 
 
 def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summary: Summary, *,
-               synthetic: bool) -> dict[int, Merged]:
+               synthetic: bool, strict: bool) -> dict[int, Merged]:
     """Merge the original or the synthetic sentences at every size; their label file counts size 1000.
 
     Returns what was merged by size; {} where the half is not there.
@@ -147,7 +149,8 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summ
     summary.warnings += warn_of_stale(paths, [*targets, *(p for found in inputs.values() for p in found if p not in targets)])
     outputs = {size: paths.to_write(path) for size, path in outputs.items()}
     files = {size: (outputs[size], [*found, *[None] * (4 - len(found))]) for size, found in inputs.items()}
-    written = merge_files(opts, paths, files, Merger(labels, dense, reviews), synthetic=synthetic, dense=dense)
+    written = merge_files(opts, paths, files, Merger(labels, dense, reviews, strict=strict),
+                          synthetic=synthetic, dense=dense)
     for size, (merged, digest) in written.items():
         publisher.publish(outputs[size], digest, merged.counts(), inputs=[*maps, *inputs[size]], dense=dense)
         summary.outputs[str(outputs[size])] = merged.sentences
@@ -169,8 +172,8 @@ def merge_files(opts: Options, paths: RunPaths, files: Mapping[int, tuple[Path, 
         by size what was merged, and the sha256 of the output. UserError names what is wrong, as if each was merged alone.
     """
     arguments = {"paths": [str(paths.file_dir), paths.file_name, paths.save_type_name], "dense": dense, "synthetic": synthetic,
-                 "apply_gold": opts.apply_gold_review,
-                 "as_written": all(is_as_written(path) for _, found in files.values() for path in found[:3]
+                 "apply_gold": opts.apply_gold_review, "strict": merger.strict,
+                 "as_written": all(is_as_written(path) for _, found in files.values() for path in found
                                  if path and os.path.lexists(path)),
                  "maps": {name: getattr(opts, name) for name in ("entity_label", "pos_label", "label_prefix")}}
     workers = worker_count(opts.workers, filter(None, files[max(files)][1]))

@@ -27,7 +27,6 @@ from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import Publisher, is_current, warn_of_stale
 from syn_pipelines.utils.options import command_of, load_options
 from syn_pipelines.utils.paths import SIZES, RunPaths
-from syn_pipelines.utils.records import read_sentences
 from syn_pipelines.utils.summary import Summary, run_script, step_log
 
 STEP = "s8_process_label_and_combine"
@@ -58,8 +57,8 @@ def run(opts: Options) -> Summary:
     shared = {f.name: getattr(opts, f.name) for f in fields(s5.Options)}
     with step_log(opts, paths) as summary, lock(paths.journals, STEP), lock(paths.journals, s5.STEP):
         targets = read_target_labels(paths.labels)
-        _check_predictions(paths, targets)
-        merged = s5.merge_halves(s5.Options(**{**shared, "is_syn": "both"}), paths, summary)
+        # Predicted labels that are no targets (any more) would pass for extension labels.
+        merged = s5.merge_halves(s5.Options(**{**shared, "is_syn": "both"}), paths, summary, strict=True)
         summary.outputs.clear()  # those of step 5; the summary names what this step makes of them
         halves = {size: _halves(paths, size) for size in SIZES}
         wanted = [paths.labels, *(p for found in halves.values() for p in found)]
@@ -81,14 +80,6 @@ def run(opts: Options) -> Summary:
         summary.outputs |= {str(paths.label_file("syn_fusion")): len(content), str(present_path(paths)): 1}
         summary.warnings += warn_of_stale(paths, because_of=map(Path, summary.outputs))
     return summary
-
-
-def _check_predictions(paths: RunPaths, targets: Sequence[str]) -> None:
-    """UserError for predicted labels that are no targets (any more): they would pass for extension labels."""
-    for path in filter(None, (s5.current_targets(paths, size) for size in SIZES)):
-        for _ in read_sentences(path, targets=targets, may_be_empty=True, again=True,
-                                advice=paths.missing("s7_pred_syn_data")):
-            pass
 
 
 def _halves(paths: RunPaths, size: int) -> list[Path]:

@@ -34,7 +34,9 @@ from syn_pipelines.utils import bulk_merge
 from syn_pipelines.utils.decisions import text_hash
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import ITEM_KEYS
+from syn_pipelines.utils.jsonl import file_hash, write_json
 from syn_pipelines.utils.merging import Merger
+from syn_pipelines.utils.paths import manifest_path
 from syn_pipelines.utils.spans import Grounder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +82,8 @@ def annotated(draw):
     for number in range(draw(st.integers(1, 6))):
         tokens = draw(tokens_of_any_kind)
         start = draw(st.integers(0, len(tokens) - 1))
-        entities = [{"start": start, "end": len(tokens), "entity": "PER", "note": ["kept", {"x": 1.5}]}] if draw(st.booleans()) else []
+        place = {"start": start, "end": len(tokens), "entity": "PER"}
+        entities = draw(st.sampled_from([[], [{**place, "text": tokens[start:]}], [{**place, "note": ["kept", {"x": 1.5}]}]]))
         identity = draw(st.sampled_from([str(number), f"ä{number}", f'"{number}', f"\\{number}", number]))
         rows.append({"id": identity, "text": tokens, "entities": entities, **draw(st.sampled_from([{}, {"label": ["O"], "é\"": {"z": None}}]))})
         for mode, (surface, kind) in ITEM_KEYS.items():
@@ -123,6 +126,43 @@ def test_both_ways_give_the_same_files_where_each_size_has_its_own_target_labels
     never_careful(monkeypatch)
     assert merged(tmp_path, monkeypatch, careful=False, step=step) == slow
     assert read_rows(run / "250" / "train_250_synthetic_fusion.jsonl")[0]["entities"][0] == rows[0]["entities"][0]
+
+
+def as_written(path):
+    """A manifest that vouches for the file, as the step that wrote it would."""
+    write_json(manifest_path(path), {"step": "by hand", "file": path.name, "inputs": {}, "sha256": file_hash(path)})
+
+
+@settings(max_examples=30, deadline=None)
+@given(annotated(), st.data())
+def test_files_that_their_steps_have_vouched_for_give_the_same(example, data):
+    rows, said = example
+    texts = [row["text"] for row in rows]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        run = Path(folder) / NAME / "GLM4"
+        write_rows(Path(folder) / NAME / "train_1000.jsonl", rows)
+        (Path(folder) / NAME / "labels.txt").write_text("O\nPER\n", encoding="utf-8")
+        for mode, found in said.items():
+            write_rows(run / f"{mode}_train_1000.jsonl", found)
+            write_rows(run / f"{mode}_train_1000_synthetic.jsonl", [{**row, "id": f"{row['id']}-s1", "source_id": str(row["id"])}
+                                                                    for row in found])
+        write_rows(run / "train_1000_synthetic.jsonl", [
+            {"id": f"{row['id']}-s1", "text": row["text"], "entities": [], "synthetic": True, "source_id": str(row["id"])}
+            for row in rows])
+        s4.main(**flags(folder))
+        label = data.draw(st.sampled_from(["PER", "no target"]))
+        for size in SIZES:
+            made = read_rows(run / str(size) / f"train_{size}_synthetic.jsonl")
+            path = run / str(size) / f"train_{size}_synthetic_target.jsonl"
+            ends = [data.draw(st.integers(0, len(row["text"]))) for row in made]
+            write_rows(path, [{**row, "entities": [{"start": 0, "end": end, "entity": label, "text": row["text"][:end]}] * bool(end)}
+                              for row, end in zip(made, ends)])
+            as_written(path)
+        for step in (s5, s8):
+            found = assert_alike(Path(folder), patch, step=step)
+            labels = {e["entity"] for row in read_rows(run / "1000" / "train_1000_synthetic_target.jsonl") for e in row["entities"]}
+            assert isinstance(found, str) == (step is s8 and "no target" in labels), (texts, found)
 
 
 def test_what_people_decided_is_applied_and_counted_alike(tmp_path, monkeypatch):

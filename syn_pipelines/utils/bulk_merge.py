@@ -28,12 +28,12 @@ from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.merging import Items, Merged, Merger, is_annotation
 from syn_pipelines.utils.packing import Output
 from syn_pipelines.utils.paths import MODES, RunPaths
-from syn_pipelines.utils.records import Record, problems_of_row
+from syn_pipelines.utils.records import Record, problems_of_entities, problems_of_row
 from syn_pipelines.utils.reviews import Reviews
 from syn_pipelines.utils.workers import working
 
 FRAME = 1 << 18  # bytes of lines in a frame, more or less: what a worker holds at once
-_REPLY, _ITEMS = b', "reply": "', b', "items": ['
+_ANNOTATED, _LABELLED = (b', "reply": "', b', "items": ['), (b', "entities": [',)  # see ``_row``
 _ABSENT = b"\n"  # in place of a line
 _ID = re.compile(rb'\{"id": "([^"\\]+)"')
 _TEXT = re.compile(rb'\{"id": "[^"\\]+", "text": \[(?=")')
@@ -213,25 +213,25 @@ def _frames(sentences: Iterable[Line], masks: deque[list[int]]) -> Iterator[byte
 # --- the merger, in this process or in a worker ----------------------------------------------------------------------
 
 
-def merger_of(paths: Sequence[str], maps: Mapping[str, Any], dense: bool, synthetic: bool, apply_gold: bool,
+def merger_of(paths: Sequence[str], maps: Mapping[str, Any], dense: bool, synthetic: bool, apply_gold: bool, strict: bool,
               as_written: bool) -> BulkMerger:
     """The function that merges a frame.
 
     Args:
-        paths: as of ``RunPaths``. maps: the options that ``Labels.load`` reads. as_written: sentences and annotations are, byte for
-            byte, what step 4 has written, so no key stands twice: that takes long to find out.
+        paths: as of ``RunPaths``. maps: the options that ``Labels.load`` reads. as_written: all files are, byte for byte, what
+            the steps have written, so no key stands twice: that takes long to find out.
     """
     run = RunPaths(Path(paths[0]), *paths[1:])
     labels = Labels.load(SimpleNamespace(**maps), run)
     reviews = Reviews.load(run, labels.targets, synthetic=synthetic, apply_gold=apply_gold)
-    return BulkMerger(Merger(labels, dense, reviews), reviews, orjson.loads if as_written else parsed)
+    return BulkMerger(Merger(labels, dense, reviews, strict=strict), reviews, orjson.loads if as_written else parsed)
 
 
 class BulkMerger:
     """Turns frames of lines into merged lines with an account of them; b"" where something is not as it should be."""
 
     def __init__(self, merger: Merger, reviews: Reviews, parse: Callable[[bytes], Any]) -> None:
-        """parse: reads sentences and annotations."""
+        """parse: reads lines."""
         labels = merger.labels
         self._merger, self._targets, self._reviews, self._parse = merger, frozenset(labels.targets), reviews, parse
         self._middles = {label: _middle(label) for label in labels.extension}
@@ -268,7 +268,9 @@ class BulkMerger:
         for mask in sizes:
             found, own = sentence["entities"], self._account(accounts, mask)
             if line := next(lines):
-                found = _predictions(line, tokens)
+                found = _row(line, as_written, _LABELLED, tokens, parse).get("entities")
+                if problems_of_entities(found, tokens, self._targets if self._merger.strict else None):
+                    raise Careful
                 own.predicted += len(found)
             if decided:
                 every = [*found, *(as_entity(tokens, (start, end), label) for start, end, label in spans)]
@@ -287,7 +289,7 @@ class BulkMerger:
         """The annotations of a sentence. sentence: its line where all these are as written, else b""."""
         items = {}
         for mode in MODES:
-            row = _annotation(line, sentence, tokens, parse) if (line := next(lines)) else None
+            row = _row(line, sentence, _ANNOTATED, tokens, parse) if (line := next(lines)) else None
             if row and not is_annotation(row, mode):
                 raise Careful
             account.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
@@ -341,29 +343,25 @@ def _middle(label: str) -> str:
     return f', "entity": {encode_basestring(label)}, "text": ['
 
 
-def _object(line: bytes, parse: Callable[[bytes], Any] = parsed) -> Record:
+def _object(line: bytes, parse: Callable[[bytes], Any]) -> Record:
     value = parse(line)
     if not isinstance(value, dict) or not value:
         raise Careful
     return value
 
 
-def _annotation(line: bytes, sentence: bytes, tokens: list[str], parse: Callable[[bytes], Any]) -> Record:
-    """An annotation of the sentence with these tokens; without its text and its reply, which take most of the time to parse, where
-    both are as written and begin alike. No text can hold ``_REPLY`` or ``_ITEMS``: there a quote stands behind a backslash."""
-    if sentence and (end := line.find(_REPLY)) > 0 and sentence.startswith(line[:end]) and (at := line.find(_ITEMS, end)) > 0:
+def _row(line: bytes, sentence: bytes, keys: Sequence[bytes], tokens: list[str], parse: Callable[[bytes], Any]) -> Record:
+    """A row about the sentence with these tokens; where both are as written and begin alike, from the last of these keys on: the
+    text, and a reply, take most of the time to parse.
+
+    keys: the first stands behind the text. No text can hold one: there a quote stands behind a backslash.
+    """
+    if sentence and (end := line.find(keys[0])) > 0 and sentence.startswith(line[:end]) and (at := line.find(keys[-1], end)) > 0:
         return _object(b"{" + line[at + 2:], parse)
     row = _object(line, parse)
     if row.get("text") != tokens:
         raise Careful
     return row
-
-
-def _predictions(line: bytes, tokens: list[str]) -> list[Record]:
-    row = _object(line)
-    if row.get("text") != tokens or problems_of_row(row, None):
-        raise Careful
-    return row["entities"]
 
 
 def _line(sentence: Record, text: str, entities: Sequence[str]) -> str:

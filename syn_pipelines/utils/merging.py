@@ -81,9 +81,9 @@ class Merged:
 class Merger:
     """Merges sentences one by one; what it does is counted in a ``Merged``."""
 
-    def __init__(self, labels: Labels, dense: bool, reviews: Reviews) -> None:
-        """reviews: what people decided; nothing is counted in it."""
-        self.labels, self._dense, self._reviews = labels, dense, reviews
+    def __init__(self, labels: Labels, dense: bool, reviews: Reviews, *, strict: bool = False) -> None:
+        """reviews: what people decided; nothing is counted in it. strict: predicted labels must be target labels."""
+        self.labels, self.strict, self._dense, self._reviews = labels, strict, dense, reviews
         self._canonical = {mode: labels.canonical(mode) for mode in MODES}
 
     def afresh(self) -> Merged:
@@ -111,7 +111,8 @@ class Merger:
         predictions = None
         if target:
             predict_again = paths.missing("s7_pred_syn_data")
-            for _ in read_sentences(target, may_be_empty=True, again=True, advice=predict_again):
+            for _ in read_sentences(target, targets=self.labels.targets if self.strict else None, may_be_empty=True, again=True,
+                                    advice=predict_again):
                 pass  # their format; Joined only matches the rows
             predictions = Joined(target, predict_again)
         for sentence in read_sentences(source, targets=self.labels.targets, may_be_empty=True, again=True,
