@@ -53,7 +53,7 @@ class Sentence:
 
     text: str
     lines: dict[str, str]
-    entities: int = 0  # in its line of target labels
+    entities: int = 0  # gold ones, of a synthetic sentence those in its line of target labels
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Reader:
             reply = json.dumps(items[mode], ensure_ascii=False)
             lines[f"{mode}{tail}"] = {**head, "reply": reply, "items": items[mode], "status": "ok", "reason": ""}
             lines[f"journal {mode}{tail}"] = {"id": identity, "text": reply, **STORED}
-        return Sentence(text, {name: self._line(line) for name, line in lines.items()}, len(targets))
+        return Sentence(text, {name: self._line(line) for name, line in lines.items()}, len(targets if made else row["entities"]))
 
     @staticmethod
     def _line(row: Record) -> str:
@@ -283,6 +283,7 @@ def _write_copy(copy: Copy, outputs: dict[str, Output], counts: Counter[str]) ->
         for name, line in part.lines.items():
             if name in outputs:
                 outputs[name].write(copy.fill(line, part.text if name.startswith("journal") else ""))
+    outputs["train"].entities += source.sentence.entities
     counts["with entities"] += source.has_entities
     if source.has_entities:
         counts["used" if copy.taken else "rejected"] += 1
@@ -295,6 +296,9 @@ def _write_manifests(base: Base, large: RunPaths, outputs: dict[str, Output], co
     """Those of the small run, with the counts and hashes of the large one."""
     hashes = {name: output.digest.hexdigest() for name, output in outputs.items()}
     rows = outputs["train"].rows
+    if prepared := read_manifest(base.paths.train):
+        made = {"sentences": rows, "entities": outputs["train"].entities}
+        write_json(manifest_path(large.train), {**prepared, "counts": made, "inputs": {}, "sha256": hashes["train"]})
     for name, path in _files(large, False).items():
         if name == "train":
             continue

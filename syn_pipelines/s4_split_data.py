@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
 
 _TOGETHER = 64  # lines
 _ID = re.compile(rb'\{"id": "([^"\\]+)"')
+_SOURCE_ID = re.compile(rb', "source_id": "([^"\\]+)"')  # in a text a quote stands behind a backslash
 STEP = "s4_split_data"
 
 
@@ -87,17 +89,16 @@ def run(opts: Options) -> Summary:
                             f"pos_train_1000.jsonl. {paths.missing('s1_predict_data', mode='entity')}")
         _say_what_is_missing(paths, summary, sources, present)
         summary.warnings += warn_of_stale(paths, [source.path for source in present])
-        subsets = _subsets_of(opts, paths, train := IdMap())
+        subsets, of_train = _subsets_of(opts, paths)
         publisher = Publisher(paths, STEP, {"seed": opts.seed}, [paths.train, *(s.path for s in sources)],
                               command_of(opts, config=None, dense_lang=None, lang=None))
-        of_train = Owners(train, subsets.holding)
         owners = {"id": of_train, "source_id": _synthetic_owners(paths, of_train) if os.path.lexists(paths.synthetic) else of_train}
         with ExitStack() as stack:  # no file is replaced before all have been looked at
-            gold = ((row["id"], to_line(row)) for row in read_train(paths, again=True))
-            parts = [Parts(stack, paths, "train_{n}", [paths.train]).filled(gold, of_train)]
+            parts = [Parts(stack, paths, "train_{n}", [paths.train]).filled(
+                zip(of_train.in_order(), _train_lines(paths), strict=True))]
             for source in present:
                 part = Parts(stack, paths, source.name, [paths.train, source.path])
-                parts.append(part.filled(_rows_of(source, owners[source.owner]), owners[source.owner]))
+                parts.append(part.filled(_rows_of(source, owners[source.owner])))
         for part in parts:
             part.publish(publisher, summary)
         publisher.remove_others(paths.sized(size, source.name) for size in SIZES for source in sources)
@@ -119,39 +120,76 @@ def _say_what_is_missing(paths: RunPaths, summary: Summary, sources: Sequence[So
                          f"{made.get('command') or source.made_by}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Owners:
-    """Sentences by id. places: their lines. sizes: of an id, for each size whether it belongs there."""
+    """Sentences by id. places: their lines. sizes: of the sentence in each line, as bits; 0 where there is none."""
 
     places: IdMap
-    sizes: Callable[[str], Sequence[bool]]
+    sizes: bytearray
+
+    def put(self, line: int, sizes: int) -> None:
+        """Note where a sentence goes; lines come in order."""
+        self.sizes.extend(bytes(line + 1 - len(self.sizes)))
+        self.sizes[line] = sizes
+
+    def in_order(self) -> Iterator[int]:
+        """The sizes of all sentences."""
+        return filter(None, self.sizes)
 
 
-def _subsets_of(opts: Options, paths: RunPaths, ids: IdMap) -> Subsets:
-    """The subsets of the training sentences; ``ids`` is filled with their lines."""
-    subsets = Subsets(SIZES.values(), seed=opts.seed)
-    for row in read_train(paths, ids=ids):
+def _subsets_of(opts: Options, paths: RunPaths) -> tuple[Subsets, Owners]:
+    """The subsets of the training sentences, and where each sentence goes."""
+    subsets, owners, lines = Subsets(SIZES.values(), seed=opts.seed), Owners(IdMap(), bytearray()), array("I")
+    for row in read_train(paths, ids=owners.places):
         subsets.add(row["id"])
-    subsets.settle(lambda: (row["id"] for row in read_train(paths, again=True)))
-    return subsets
+        lines.append(owners.places.get(row["id"]))
+    for line, sizes in zip(lines, subsets.holding(lambda: (row["id"] for row in read_train(paths, again=True)))):
+        owners.put(line, sizes)
+    return subsets, owners
 
 
 def _synthetic_owners(paths: RunPaths, train: Owners) -> Owners:
     """The synthetic sentences; each goes where the training sentence goes from which it was written."""
     problems = Problems(paths.synthetic, paths.missing("s2_continous_generation"))
-    lines, sizes = IdMap(), bytearray()  # sizes: as bits, by line
-    for row in read_sentences(paths.synthetic, may_be_empty=True, again=True, ids=lines):
-        line, owner = lines.get(row["id"]), str(row.get("source_id"))
-        if owner not in train.places:
-            problems.add(line, f"sentence {short(row['id'])} was written from {short(owner)}, which is not in {paths.train}.")
-        sizes.extend(bytes(line + 1 - len(sizes)))
-        sizes[line] = sum(is_in << bit for bit, is_in in enumerate(train.sizes(owner)))
+    owners = Owners(IdMap(), bytearray())
+    for line, identity, source in _written_from(paths.synthetic, owners.places):
+        if (place := train.places.get(source)) is None:
+            problems.add(line, f"sentence {short(identity)} was written from {short(source)}, which is not in {paths.train}.")
+        else:
+            owners.put(line, train.sizes[place])
     problems.raise_if_any()
-    return Owners(lines, lambda identity: [sizes[lines.get(identity)] >> bit & 1 for bit in range(len(SIZES))])
+    return owners
 
 
-def _rows_of(source: Source, owners: Owners) -> Iterator[tuple[str, bytes]]:
-    """(id, line to write) of every row.
+def _written_from(path: Path, ids: IdMap) -> Iterator[tuple[int, str, str]]:
+    """(line, id, id of the sentence it was written from) of the synthetic sentences; ``ids`` is filled with the lines."""
+    if not is_as_written(path):
+        for row in read_sentences(path, may_be_empty=True, again=True, ids=ids):
+            yield ids.get(row["id"]), row["id"], str(row.get("source_id"))
+        return
+    with open_input(path) as file:
+        for line, raw in lines_of(file):
+            identity, source = _ID.match(raw), _SOURCE_ID.search(raw)
+            row = {} if identity and source else parsed(raw)  # ids with a quote in them, or numbers
+            ids[name := identity[1].decode() if identity else str(row["id"])] = line
+            yield line, name, source[1].decode() if source else str(row.get("source_id"))
+
+
+def _train_lines(paths: RunPaths) -> Iterator[bytes]:
+    """The training sentences, as lines to write."""
+    if not is_as_written(paths.train):
+        yield from (to_line(row) for row in read_train(paths, again=True))
+        return
+    with open_input(paths.train) as file:
+        for line, raw in lines_of(file):
+            if not _ID.match(raw):  # an id with a quote in it, a number, or none
+                row = parsed(raw)
+                raw = to_line({"id": str(row.pop("id", line)), **row})
+            yield raw
+
+
+def _rows_of(source: Source, owners: Owners) -> Iterator[tuple[int, bytes]]:
+    """(sizes, line to write) of every row.
 
     Raises:
         UserError: at the end, for rows that belong to no sentence, stand there twice, or not in the order of the sentences.
@@ -166,7 +204,7 @@ def _rows_of(source: Source, owners: Owners) -> Iterator[tuple[str, bytes]]:
             problems.add(line, f"id {short(identity)} stands there twice or out of the order of the sentences.")
         else:
             last = place
-            yield identity, raw
+            yield owners.sizes[place], raw
     problems.raise_if_any()
 
 
@@ -192,13 +230,13 @@ class Parts:
         self._files = [stack.enter_context(writing(path)) for path in self._paths]
         self._counts = [0] * len(SIZES)
 
-    def filled(self, rows: Iterable[tuple[str, bytes]], owners: Owners) -> Parts:
-        """Write (id, line) of every row into the sizes that it belongs to."""
+    def filled(self, rows: Iterable[tuple[int, bytes]]) -> Parts:
+        """Write every row, given as (sizes, line), into the sizes that it belongs to."""
         waiting: list[list[bytes]] = [[] for _ in SIZES]  # written together, many at a time
-        for identity, line in rows:
-            for lines, is_in in zip(waiting, owners.sizes(identity)):
-                if is_in:
-                    lines.append(line)
+        into = [[lines for bit, lines in enumerate(waiting) if sizes >> bit & 1] for sizes in range(1 << len(SIZES))]
+        for sizes, line in rows:
+            for lines in into[sizes]:
+                lines.append(line)
             if len(waiting[-1]) >= _TOGETHER:
                 self._write(waiting)
         self._write(waiting)

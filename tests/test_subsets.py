@@ -14,8 +14,9 @@ IDS = st.sets(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_
 def found(subsets: Subsets, ids: set[str]) -> dict[float, set[str]]:
     for identity in ids:
         subsets.add(identity)
-    subsets.settle(lambda: ids)
-    return {share: {identity for identity in ids if subsets.holding(identity)[number]} for number, share in enumerate(SHARES)}
+    holding = [*subsets.holding(lambda: ids)]
+    return {share: {identity for identity, bits in zip(ids, holding, strict=True) if bits >> number & 1}
+            for number, share in enumerate(SHARES)}
 
 
 @given(IDS, st.integers(0, 2**63 - 1))

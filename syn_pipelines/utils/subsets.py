@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Collection, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import accumulate
 
 
 def place_of(identity: str, *, seed: int) -> bytes:
@@ -28,41 +30,45 @@ def nested_subsets(ids: Collection[str], shares: Iterable[float], *, seed: int) 
 
 
 class Subsets:
-    """The same subsets of any number of ids, in 8 bytes an id: who belongs where is asked by id.
+    """The same subsets of any number of ids, in 9 bytes an id.
 
     Ids are ranked by the first 64 bits of their hash. Should two share them just where a subset ends, the ids are asked for.
     """
 
     def __init__(self, shares: Iterable[float], *, seed: int) -> None:
         self._shares, self._seed, self._ranks = [*shares], seed, array("Q")
-        self._last: list[int] = []
-        self._exact: dict[float, set[str]] | None = None
 
     def __len__(self) -> int:
         """How many ids there are."""
         return len(self._ranks)
 
     def add(self, identity: str) -> None:
-        """One more id. All are added before any is asked about."""
+        """One more id."""
         self._ranks.append(self._rank(identity))
 
-    def settle(self, ids: Callable[[], Iterable[str]]) -> None:
-        """Find out where the subsets end. ids: gives all ids once more."""
+    def holding(self, ids: Callable[[], Iterable[str]]) -> Iterator[int]:
+        """For each id, as they were added, the subsets that hold it: 1 that of the first share, 2 of the second, 4 of the next.
+
+        Args:
+            ids: gives all ids once more.
+        """
         ends = [_smallest(self._ranks, self.size(share)) for share in self._shares]
-        self._last = [rank for rank, _ in ends]
         if any(tied for _, tied in ends):
-            self._exact = nested_subsets([*ids()], self._shares, seed=self._seed)
+            every = [*ids()]
+            exact = nested_subsets(every, self._shares, seed=self._seed)
+            for identity in every:
+                yield sum((identity in exact[share]) << bit for bit, share in enumerate(self._shares))
+            return
+        # A subset that holds an id is one of those that end behind it.
+        last = sorted((rank, 1 << bit) for bit, (rank, _) in enumerate(ends))
+        behind = [*accumulate((bit for _, bit in reversed(last)), initial=0)][::-1]
+        ranks = [rank for rank, _ in last]
+        for rank in self._ranks:
+            yield behind[bisect_left(ranks, rank)]
 
     def size(self, share: float) -> int:
         """How many ids a subset holds."""
         return max(1, round(len(self) * share))
-
-    def holding(self, identity: str) -> list[bool]:
-        """For each share, whether its subset holds this id, which must be one of them."""
-        if self._exact is not None:
-            return [identity in self._exact[share] for share in self._shares]
-        rank = self._rank(identity)
-        return [rank <= last for last in self._last]
 
     def _rank(self, identity: str) -> int:
         return int.from_bytes(hashlib.sha256(f"{self._seed}:{identity}".encode()).digest()[:8], "big")
