@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 source scripts/environment.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # the models are tiny: more threads mostly wait for each other
 # Two processes, each with whole files: many tests wait for other programs, and the fixtures of a file are made once.
-PARALLEL=(--numprocesses="${TEST_PROCESSES:-2}" --dist=loadfile)
+PARALLEL=(--numprocesses="${TEST_PROCESSES:-2}" --dist=loadfile --no-loadscope-reorder)
 
 # The tests that depend on the release of transformers, and the whole pipeline.
 WITH_444=(tests/test_doctor.py tests/test_transformers_backend.py tests/test_decode_loop.py tests/test_grammar.py tests/test_vocabulary.py

@@ -20,6 +20,16 @@ settings.load_profile("any machine")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Files that take a minute or more. They are begun first, so that no process is left alone with one at the end.
+LONG = ["test_chaos", "test_ray_faults", "test_security", "test_faults_model", "test_ledger_changes", "test_readme", "test_guide",
+        "test_ray", "test_served_steps", "test_random_model", "test_hostile_inputs", "test_faults_signals", "test_faults_disk",
+        "test_compressed_runs", "test_benchmarks", "test_ablation", "test_python_versions"]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture
 def folder(tmp_path):
     return write_data_set(tmp_path)

@@ -23,6 +23,7 @@ from syn_pipelines.utils.packing import Output, unpacked
 MAX_PROBLEMS = 20
 # A file that is no text, such as zeros after a crash, must not fill the memory before it is found out.
 MAX_LINE, MAX_WHOLE = 1 << 26, 1 << 30  # bytes of a line, and of a file that is read at once
+BUFFER = 1 << 16  # bytes read at once: lines of some KB take a third of the time that they take with the usual 8 KB
 MAX_DEPTH = 100  # brackets within brackets; what is much deeper can be read but not written again
 
 
@@ -64,7 +65,7 @@ def open_input(path: Path, missing: str = "", *, packed: bool = True, most: int 
 def open_regular(path: Path) -> BinaryIO:
     """Open for reading. OSError also for what is no file, such as a pipe or a device: reading might wait or never end."""
     try:
-        return open(path, "rb", opener=_opened)
+        return open(path, "rb", BUFFER, opener=_opened)
     except ValueError:
         raise OSError(errno.EINVAL, "a path cannot hold NUL", str(path)) from None
 
