@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syn_pipelines.utils.fusion import FusionStats, as_entity, extension_spans, label_file
+from syn_pipelines.utils.fusion import FusionStats, as_entity, columns, extension_spans, label_file
 from syn_pipelines.utils.labels import AliasMap
 from syn_pipelines.utils.spans import Grounder
 
@@ -24,8 +24,8 @@ def words(*pairs):
 
 def spans_of(tokens, entity_items=(), pos_items=(), dense=True):
     stats = FusionStats()
-    return extension_spans(list(tokens), entity_items, pos_items, entity_label=ENTITY.canonical, pos_label=POS.canonical,
-                           dense=dense, stats=stats), stats
+    return extension_spans(list(tokens), columns(entity_items, "entity"), columns(pos_items, "pos"), dense=dense,
+                           entity_label=ENTITY.canonical, pos_label=POS.canonical, stats=stats), stats
 
 
 def test_an_entity_stands_for_every_occurrence_nested_ones_included():

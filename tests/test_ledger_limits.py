@@ -47,7 +47,8 @@ def problems_of(run: Run) -> list[Any]:
 
 def test_items_that_the_merge_itself_loses_are_found(tmp_path, monkeypatch):
     def lossy(tokens: Any, entity_items: Any, pos_items: Any, **options: Any) -> Any:
-        return real(tokens, list(entity_items)[:-1], list(pos_items)[:-1], **options)
+        shorter = ([column[:-1] for column in items] for items in (entity_items, pos_items))
+        return real(tokens, *shorter, **options)
 
     real = fusion.extension_spans
     for module in (merging, _ledger_merge):  # the same defect where the files are made and where they are recounted

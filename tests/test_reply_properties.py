@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline import tokens_of_any_kind
 from reply_corpus import KEYS, LARGE, ROWS, Pairs, check, read
 
-from syn_pipelines.utils.fusion import FusionStats, extension_spans
+from syn_pipelines.utils.fusion import FusionStats, columns, extension_spans
 from syn_pipelines.utils.replies import parse_reply
 from syn_pipelines.utils.spans import EXACT, FOLDED, Grounder, fold
 
@@ -180,7 +180,8 @@ def test_spans_of_any_items_are_tokens_of_the_sentence_that_say_the_surface_and_
     entities = [{"entity": surface, "type": "X"} for surface in data.draw(st.lists(some, max_size=5))]
     pos = [{"word": word, "pos": "Y"} for word in data.draw(st.lists(some, max_size=5))]
     stats = FusionStats()
-    spans = extension_spans(tokens, entities, pos, dense=dense, entity_label=same_label, pos_label=same_label, stats=stats)
+    spans = extension_spans(tokens, columns(entities, "entity"), columns(pos, "pos"), dense=dense, entity_label=same_label,
+                            pos_label=same_label, stats=stats)
     said = {"X": [item["entity"] for item in entities], "Y": [item["word"] for item in pos]}
     for start, end, label in spans:
         assert 0 <= start < end <= len(tokens)

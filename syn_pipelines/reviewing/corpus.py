@@ -18,7 +18,7 @@ from syn_pipelines import s5_merge_data as s5
 from syn_pipelines.reviewing.doubts import Doubt, doubts_of
 from syn_pipelines.utils.decisions import text_hash
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.fusion import ITEM_KEYS, FusionStats, extension_spans
+from syn_pipelines.utils.fusion import ITEM_KEYS, FusionStats, columns, extension_spans
 from syn_pipelines.utils.jsonl import lines_of, open_input, parsed
 from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.merging import Joined
@@ -169,8 +169,9 @@ class Corpus:
             raise UserError(f"{self.files[synthetic].get('target')}: sentence {short(row['id'])}: {problems[0]} "
                             f"{self.paths.missing('s7_pred_syn_data')}")
         items = {mode: _items(others.get(mode), mode) for mode in MODES}
-        found = extension_spans(tokens, items["entity"], items["pos"], entity_label=self._canonical["entity"],
-                                pos_label=self._canonical["pos"], dense=self.dense, stats=FusionStats()) if spans else []
+        said = [columns(items[mode], mode) for mode in ("entity", "pos")]
+        found = extension_spans(tokens, *said, entity_label=self._canonical["entity"], pos_label=self._canonical["pos"],
+                                dense=self.dense, stats=FusionStats()) if spans else []
         own = [Span(e["start"], e["end"], e["entity"], TARGET if synthetic else GOLD) for e in entities]
         every = tuple(dict.fromkeys([*own, *(Span(*span, EXTENSION) for span in found)]))
         doubts = doubts_of(tokens, entities, items["entity"] if "entity" in others else None, synthetic=synthetic, dense=self.dense)

@@ -14,7 +14,7 @@ from syn_pipelines.s5_merge_data import current_targets
 from syn_pipelines.tools._ledger_case import Case
 from syn_pipelines.tools._ledger_files import DataFile, Order, differing_keys, joined, matched
 from syn_pipelines.tools._ledger_review import Decided
-from syn_pipelines.utils.fusion import Canonical, FusionStats, as_entity, extension_spans
+from syn_pipelines.utils.fusion import Canonical, FusionStats, as_entity, columns, extension_spans
 from syn_pipelines.utils.jsonl import file_hash
 from syn_pipelines.utils.labels import AliasMap
 from syn_pipelines.utils.manifest import read_manifest
@@ -107,8 +107,8 @@ def check_half(case: Case, size: int, synthetic: bool) -> Half:
         half.predicted += len(found) if target else 0
         half.listed.update({mode: len(items[mode]) for mode in MODES})
         spans = [] if maps is None else extension_spans(
-            sentence["text"], items["entity"], items["pos"], dense=dense, entity_label=maps["entity"],
-            pos_label=maps["pos"], stats=half.stats)
+            sentence["text"], *(columns(items[mode], mode) for mode in ("entity", "pos")), dense=dense,
+            entity_label=maps["entity"], pos_label=maps["pos"], stats=half.stats)
         if row is None:
             half.changed += len(sentence["entities"])
             file.problem("missing", f"id {short(sentence['id'])} of {source.path.name} is missing.")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syn_pipelines.utils.dry_run import show
-from syn_pipelines.utils.fusion import FusionStats, extension_spans
+from syn_pipelines.utils.fusion import FusionStats, columns, extension_spans
 from syn_pipelines.utils.language import Language, language_of
 from syn_pipelines.utils.options import TextOptions, load_options, option
 from syn_pipelines.utils.paths import RunPaths
@@ -70,7 +70,7 @@ def measure(sentences: Iterable[Record], language: Language) -> Result:
         tokens = sentence["text"]
         reply = json.dumps([{"entity": language.join(tokens[e["start"]:e["end"]]), "type": e["entity"]}
                             for e in sentence["entities"]], ensure_ascii=False)
-        placed = set(extension_spans(tokens, parse_reply(reply, "entity").items, [], dense=language.dense,
+        placed = set(extension_spans(tokens, columns(parse_reply(reply, "entity").items, "entity"), ([], []), dense=language.dense,
                                      entity_label=lambda raw: (str(raw), True), pos_label=lambda raw: (str(raw), True),
                                      stats=FusionStats()))
         gold = {(e["start"], e["end"], e["entity"]) for e in sentence["entities"]}

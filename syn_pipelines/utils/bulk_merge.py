@@ -22,10 +22,10 @@ import orjson
 
 from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.errors import UserError
-from syn_pipelines.utils.fusion import LabelledSpan, as_entity
+from syn_pipelines.utils.fusion import Items, LabelledSpan, as_entity
 from syn_pipelines.utils.jsonl import MAX_LINE, lines_of, may_lose_digits, open_input, parsed
 from syn_pipelines.utils.labels import Labels
-from syn_pipelines.utils.merging import Items, Merged, Merger, is_annotation
+from syn_pipelines.utils.merging import Merged, Merger, items_of
 from syn_pipelines.utils.packing import Output
 from syn_pipelines.utils.paths import MODES, RunPaths
 from syn_pipelines.utils.records import Record, problems_of_entities, problems_of_row
@@ -285,15 +285,15 @@ class BulkMerger:
         return accounts[mask]
 
     def _items(self, lines: Iterator[bytes], tokens: list[str], sentence: bytes, account: Merged, parse: Callable[[bytes], Any]
-               ) -> Items:
-        """The annotations of a sentence. sentence: its line where all these are as written, else b""."""
+               ) -> dict[str, Items]:
+        """What the annotations say of a sentence. sentence: its line where all these are as written, else b""."""
         items = {}
         for mode in MODES:
             row = _row(line, sentence, _ANNOTATED, tokens, parse) if (line := next(lines)) else None
-            if row and not is_annotation(row, mode):
+            if (found := items_of(row, mode) if row else ([], [])) is None:
                 raise Careful
             account.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
-            items[mode] = row["items"] if row else []
+            items[mode] = found
         return items
 
 
@@ -366,12 +366,12 @@ def _row(line: bytes, sentence: bytes, keys: Sequence[bytes], tokens: list[str],
 
 def _line(sentence: Record, text: str, entities: Sequence[str]) -> str:
     """What ``to_line`` makes of a sentence with these tokens and entities, both as JSON, its id first and without tags."""
-    parts = [f'"id": {encode_basestring(sentence["id"])}']
+    parts = ['{"id": ', encode_basestring(sentence["id"])]
     for name, value in sentence.items():
         if name == "text":
-            parts.append(f'"text": [{text}]')
+            parts += ', "text": [', text, "]"
         elif name == "entities":
-            parts.append(f'"entities": [{", ".join(entities)}]')
+            parts += ', "entities": [', ", ".join(entities), "]"
         elif name not in ("id", "label"):
-            parts.append(f"{encode_basestring(name)}: {_encode(value)}")
-    return f"{{{', '.join(parts)}}}"
+            parts += ", ", encode_basestring(name), ": ", _encode(value)
+    return "".join([*parts, "}"])

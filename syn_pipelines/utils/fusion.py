@@ -8,15 +8,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from syn_pipelines.utils.spans import EXACT, FOLDED, Grounder, TokenSpan, unescaped
 
-Items = Sequence[Mapping[str, str]]
+Items = tuple[Sequence[str], Sequence[str]]  # what a model said of a sentence, in order: surfaces, and the raw type of each
 Canonical = Callable[[object], tuple[str, bool]]  # raw type -> (label, whether the raw type is known)
 LabelledSpan = tuple[int, int, str]
 
 ITEM_KEYS = {"entity": ("entity", "type"), "pos": ("word", "pos")}  # of an item, by mode: its surface, its raw type
+
+
+def columns(items: Sequence[Mapping[str, Any]], mode: str) -> Items:
+    """Items as in a file, ``{"entity": surface, "type": raw type}`` or ``{"word": surface, "pos": raw tag}``, as ``Items``."""
+    surface, kind = map(itemgetter, ITEM_KEYS[mode])
+    return [*map(surface, items)], [*map(kind, items)]
 
 
 @dataclass
@@ -68,17 +75,17 @@ def extension_spans(tokens: Sequence[str], entity_items: Items, pos_items: Items
     each to its own position. Same span and label: once. Same span, other label: kept.
 
     Args:
-        entity_items: ``[{"entity": surface, "type": raw type}]``; pos_items: ``[{"word": surface, "pos": raw tag}]``.
-        stats: is added to.
+        entity_items, pos_items: see ``columns``. stats: is added to.
     Returns:
         half-open (start, end, label) token spans: those of entities, then those of words, each sorted.
     """
-    if not entity_items and not pos_items:
+    surfaces, raws = entity_items
+    if not surfaces and not pos_items[0]:
         return []
     grounder = Grounder(tokens, dense)
-    found = [grounder.find(item["entity"]) for item in entity_items]
+    found = [*map(grounder.find, surfaces)]
     stats.note("entity", [how for _, how in found])
-    types = stats.labels("entity", [item["type"] for item, (spans, _) in zip(entity_items, found) if spans], entity_label)
+    types = stats.labels("entity", [raw for raw, (spans, _) in zip(raws, found) if spans], entity_label)
     places = [spans for spans, _ in found if spans]
     entities = [(start, end, label) for spans, label in zip(places, types) for start, end in spans]
     words, tags = _words(grounder, pos_items, pos_label, stats)
@@ -95,14 +102,14 @@ def extension_spans(tokens: Sequence[str], entity_items: Items, pos_items: Items
 
 def _words(grounder: Grounder, items: Items, canonical: Canonical, stats: FusionStats) -> tuple[list[LabelledSpan], list[str]]:
     """The places of the words of a sentence, in order and once each, and their labels again."""
-    words = [item["word"] for item in items]
+    words, raws = items
     if (ends := grounder.ends_in_order(words)) is not None:  # the words are the sentence, as they are nearly always
         stats.note("pos", [EXACT] * len(words))
-        labels = stats.labels("pos", [item["pos"] for item in items], canonical)
+        labels = stats.labels("pos", raws, canonical)
         return [*zip([0, *ends], ends, labels)], labels
     placed = grounder.align(words)
     stats.note("pos", [how for _, how in placed])
-    found = [(item["pos"], span) for item, (span, _) in zip(items, placed) if span]
+    found = [(raw, span) for raw, (span, _) in zip(raws, placed) if span]
     labels = stats.labels("pos", [raw for raw, _ in found], canonical)
     return [(start, end, label) for (_, (start, end)), label in zip(found, labels)], labels
 

@@ -10,11 +10,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from syn_pipelines.utils.fusion import ITEM_KEYS, FusionStats, LabelledSpan, as_entity, extension_spans
+from syn_pipelines.utils.fusion import ITEM_KEYS, FusionStats, Items, LabelledSpan, as_entity, columns, extension_spans
 from syn_pipelines.utils.jsonl import Problems, read_objects
 from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.packing import plain_path
@@ -22,8 +21,6 @@ from syn_pipelines.utils.paths import MODES, RunPaths
 from syn_pipelines.utils.records import STATUSES, Record, read_sentences, short
 from syn_pipelines.utils.reviews import Reviews
 from syn_pipelines.utils.summary import Account, with_reasons
-
-Items = Mapping[str, Sequence[Mapping[str, str]]]  # by mode
 
 
 @dataclass
@@ -90,7 +87,7 @@ class Merger:
         """With nothing counted yet."""
         return Merged(self._reviews.afresh())
 
-    def spans(self, tokens: Sequence[str], items: Items, merged: Merged) -> list[LabelledSpan]:
+    def spans(self, tokens: Sequence[str], items: Mapping[str, Items], merged: Merged) -> list[LabelledSpan]:
         """What the items of a sentence add to it."""
         return extension_spans(tokens, items["entity"], items["pos"], dense=self._dense, stats=merged.fusion,
                                entity_label=self._canonical["entity"], pos_label=self._canonical["pos"])
@@ -133,25 +130,25 @@ class Merger:
             joined.finish()
 
 
-def _items(mode: str, joined: Joined, sentence: Record, merged: Merged) -> Sequence[Mapping[str, str]]:
+def _items(mode: str, joined: Joined, sentence: Record, merged: Merged) -> Items:
     row = joined.of(sentence)
-    if row and not is_annotation(row, mode):
+    items = items_of(row, mode) if row else ([], [])
+    if items is None:
         joined.refuse(f"holds no known 'status' or no list 'items' of objects with the texts {' and '.join(ITEM_KEYS[mode])}.")
-        row = None
+        row, items = None, ([], [])
     merged.annotated[f"{mode} {row['status'] if row else 'absent'}"] += 1
-    return row["items"] if row else []
+    return items
 
 
-def is_annotation(row: Record, mode: str) -> bool:
-    """Whether a row has a status, and items with the keys of this mode."""
-    status, items = row.get("status"), row.get("items")
-    if status not in STATUSES or not isinstance(items, list) or not {*map(type, items)} <= {dict}:
-        return False
-    surface, kind = ITEM_KEYS[mode]
+def items_of(row: Record, mode: str) -> Items | None:
+    """The items of an annotation; None where it has no known status, or no items with the keys of this mode."""
+    if row.get("status") not in STATUSES or not isinstance(row.get("items"), list):
+        return None
     try:
-        return {*map(type, map(itemgetter(surface), items)), *map(type, map(itemgetter(kind), items))} <= {str}
-    except KeyError:
-        return False
+        items = surfaces, kinds = columns(row["items"], mode)
+    except (KeyError, TypeError):  # no such key, no object
+        return None
+    return items if {*map(type, surfaces), *map(type, kinds)} <= {str} else None
 
 
 class Joined:
