@@ -91,17 +91,18 @@ def run(opts: Options) -> Summary:
     return summary
 
 
-def merge_halves(opts: Options, paths: RunPaths, summary: Summary, *, strict: bool = False) -> dict[bool, dict[int, Merged]]:
+def merge_halves(opts: Options, paths: RunPaths, summary: Summary, *, final: bool = False) -> dict[bool, dict[int, Merged]]:
     """The halves that --is_syn names, under the lock of this step; step 8 does this too.
 
     Args:
-        strict: predicted labels must be target labels; UserError where one is not.
+        final: for step 8: predicted labels must be target labels (UserError where one is not), and the original half, to which
+            step 7 has added nothing, stays as it is where it is up to date.
     Returns:
         by half (whether it is the synthetic one) and size what was merged; nothing for a half that is not there.
     """
     labels = Labels.load(opts, paths, summary)
     dense = is_dense(opts, _texts(paths))
-    halves = {synthetic: merge_half(opts, paths, labels, dense, summary, synthetic=synthetic, strict=strict)
+    halves = {synthetic: merge_half(opts, paths, labels, dense, summary, synthetic=synthetic, final=final)
               for synthetic in (False, True) if opts.is_syn in ("both", str(int(synthetic)))}
     merged = [sizes[1000].reviews for sizes in halves.values() if sizes]
     summary.accounts += accounts_of(merged) if opts.is_syn == "both" else accounts_of(merged, "not_in_this_half")
@@ -121,7 +122,7 @@ def _texts(paths: RunPaths) -> Iterator[list[str]]:
 
 
 def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summary: Summary, *,
-               synthetic: bool, strict: bool) -> dict[int, Merged]:
+               synthetic: bool, final: bool) -> dict[int, Merged]:
     """Merge the original or the synthetic sentences at every size; their label file counts size 1000.
 
     Returns what was merged by size; {} where the half is not there.
@@ -148,20 +149,36 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summ
     targets = [paths.sized(size, "train_{n}_synthetic_target") for size in SIZES if synthetic]
     summary.warnings += warn_of_stale(paths, [*targets, *(p for found in inputs.values() for p in found if p not in targets)])
     outputs = {size: paths.to_write(path) for size, path in outputs.items()}
-    files = {size: (outputs[size], [*found, *[None] * (4 - len(found))]) for size, found in inputs.items()}
-    written = merge_files(opts, paths, files, Merger(labels, dense, reviews, strict=strict),
-                          synthetic=synthetic, dense=dense)
-    for size, (merged, digest) in written.items():
-        publisher.publish(outputs[size], digest, merged.counts(), inputs=[*maps, *inputs[size]], dense=dense)
-        summary.outputs[str(outputs[size])] = merged.sentences
-    merged = written[1000][0]
-    content = label_file(labels.targets, merged.placed)
-    digest = write_json(paths.label_file(kind), content)
-    publisher.publish(paths.label_file(kind), digest, {"labels": len(content)}, inputs=[*maps, *inputs[1000]])
-    summary.outputs[str(paths.label_file(kind))] = len(content)
-    _write_unmapped(opts, paths, "synthetic" if synthetic else "gold", merged.fusion, summary)
-    summary.accounts += merged.accounts("synthetic" if synthetic else "original")
-    return {size: part for size, (part, _) in written.items()}
+    merger = Merger(labels, dense, reviews, strict=final)
+    merged = _kept(opts, paths, merger) if final and not synthetic else {}
+    if not merged:
+        files = {size: (outputs[size], [*found, *[None] * (4 - len(found))]) for size, found in inputs.items()}
+        for size, (part, digest) in merge_files(opts, paths, files, merger, synthetic=synthetic, dense=dense).items():
+            content = orjson.loads(orjson.dumps(part.as_json(), option=orjson.OPT_SORT_KEYS))  # in an order that depends on nothing
+            publisher.publish(outputs[size], digest, part.counts(), inputs=[*maps, *inputs[size]], dense=dense, merged=content)
+            merged[size] = part
+        content = label_file(labels.targets, merged[1000].placed)
+        digest = write_json(paths.label_file(kind), content)
+        publisher.publish(paths.label_file(kind), digest, {"labels": len(content)}, inputs=[*maps, *inputs[1000]])
+        summary.outputs |= {str(outputs[size]): part.sentences for size, part in merged.items()}
+        summary.outputs[str(paths.label_file(kind))] = len(content)
+    _write_unmapped(opts, paths, "synthetic" if synthetic else "gold", merged[1000].fusion, summary)
+    summary.accounts += merged[1000].accounts("synthetic" if synthetic else "original")
+    return merged
+
+
+def _kept(opts: Options, paths: RunPaths, merger: Merger) -> dict[int, Merged]:
+    """What is in the files of the original half, as their manifests say, if these are all up to date; else nothing."""
+    files = {size: paths.sized(size, "train_{n}_fusion") for size in SIZES}
+    if not is_current(paths, {STEP}, settings_of(opts), [*files.values(), paths.label_file("fusion")]):
+        return {}
+    kept = {size: merger.afresh() for size in files}
+    try:
+        for size, path in files.items():
+            kept[size].add(read_manifest(path)["merged"])
+    except (AttributeError, KeyError, TypeError, ValueError):  # made by an earlier release, or somebody has changed it
+        return {}
+    return kept
 
 
 def merge_files(opts: Options, paths: RunPaths, files: Mapping[int, tuple[Path, Files]], merger: Merger, *, synthetic: bool,

@@ -1,7 +1,8 @@
-"""Step 8: the final training sets: merge everything again, now with the target labels of step 7, and put it together.
+"""Step 8: the final training sets: merge again, now with the target labels of step 7, and put it together.
 
-Both halves are always rebuilt, whatever --is_syn says, with what people decided in a review, as in step 5. Synthetic
-sentences without target labels would teach a model that their entities are none, so they stay out until step 7 has run.
+Both halves are made, whatever --is_syn says, with what people decided in a review, as in step 5; the original one stays as
+step 5 has made it if it is up to date. Synthetic sentences without target labels would teach a model that their entities are
+none, so they stay out until step 7 has run.
 
 reads   everything the steps before made
 writes  n/train_n_syn_fusion.jsonl (the synthetic sentences, then the original ones), label_syn_fusion.json with the
@@ -52,13 +53,13 @@ def _is_present_current(paths: RunPaths) -> bool:
 
 
 def run(opts: Options) -> Summary:
-    """Rebuild both halves, then write the combined sets, their label file, and present.json."""
+    """Make both halves, then write the combined sets, their label file, and present.json."""
     paths = RunPaths.of(opts)
     shared = {f.name: getattr(opts, f.name) for f in fields(s5.Options)}
     with step_log(opts, paths) as summary, lock(paths.journals, STEP), lock(paths.journals, s5.STEP):
         targets = read_target_labels(paths.labels)
         # Predicted labels that are no targets (any more) would pass for extension labels.
-        merged = s5.merge_halves(s5.Options(**{**shared, "is_syn": "both"}), paths, summary, strict=True)
+        merged = s5.merge_halves(s5.Options(**{**shared, "is_syn": "both"}), paths, summary, final=True)
         summary.outputs.clear()  # those of step 5; the summary names what this step makes of them
         halves = {size: _halves(paths, size) for size in SIZES}
         wanted = [paths.labels, *(p for found in halves.values() for p in found)]

@@ -25,6 +25,7 @@ from syn_pipelines import s4_split_data as s4
 from syn_pipelines import s5_merge_data as s5
 from syn_pipelines import s6_combine_syn_fusion_label as s6
 from syn_pipelines import s8_process_label_and_combine as s8
+from syn_pipelines.utils.decisions import text_hash
 from syn_pipelines.utils.errors import UserError
 
 SIZES = (250, 500, 1000)
@@ -126,6 +127,44 @@ def test_with_target_labels_the_synthetic_sentences_come_first_then_the_original
         assert [row["entities"][:len(target["entities"])] for row, target in zip(synthetic, targets, strict=True)] == [
             target["entities"] for target in targets]
         assert any(row["entities"] for row in targets)
+
+
+def inodes(run):
+    """Others where the files of the original half have been written once more."""
+    return [part(run, size, "fusion").stat().st_ino for size in SIZES]
+
+
+def outcome(run, summary):
+    return all_bytes(run), [str(account) for account in summary.accounts], summary.outputs, [
+        text for text in summary.warnings if "changed since" not in text]
+
+
+REVIEW = {"id": "1", "time": 1.0, "kind": "extension", "start": 0, "end": 1, "label": "NOUN", "decision": "reject"}
+
+
+@pytest.mark.parametrize("then", ["nothing", "another map", "an older manifest", "a broken manifest", "a damaged file", "a review"])
+def test_the_original_half_is_merged_again_only_where_it_is_not_up_to_date_and_all_is_the_same(tmp_path, then, monkeypatch):
+    run = made(tmp_path, s5, targets=True)
+    flags, path = {}, part(run, 500, "fusion").with_suffix(".manifest.json")
+    if then == "another map":
+        (tmp_path / "pos.json").write_text('{"NOUN": ["n"], "WORD": []}', encoding="utf-8")
+        flags = {"pos_label": str(tmp_path / "pos.json")}
+    elif then in ("an older manifest", "a broken manifest"):
+        content = read_json(path)
+        merged = content.pop("merged")
+        more = {"merged": {**merged, "gold": None}} if then == "a broken manifest" else {}
+        path.write_text(json.dumps({**content, **more}), encoding="utf-8")
+    elif then == "a damaged file":
+        part(run, 250, "fusion").write_bytes(b"{}\n")
+    elif then == "a review":
+        row = read_rows(part(run, 1000, "fusion"))[0]
+        write_rows(run / "review.jsonl", [{**REVIEW, "id": row["id"], "text_sha256": text_hash(row["text"])}])
+    before = inodes(run)
+    found = outcome(run, step(s8, tmp_path, **flags))
+    after = inodes(run)
+    assert (before == after) == (then == "nothing")
+    monkeypatch.setattr(s5, "_kept", lambda *args: {})
+    assert outcome(run, step(s8, tmp_path, **flags)) == found and inodes(run) != after
 
 
 def test_without_step_7_the_synthetic_sentences_stay_out_and_one_warning_names_it(tmp_path):
