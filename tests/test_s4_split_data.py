@@ -24,6 +24,8 @@ from pipeline import (
 
 from syn_pipelines.s4_split_data import main
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import file_hash, write_json
+from syn_pipelines.utils.paths import manifest_path
 from syn_pipelines.utils.subsets import nested_subsets
 
 SIZES = {250: 3, 500: 6, 1000: 12}
@@ -96,6 +98,30 @@ def test_ids_of_the_file_are_used_and_the_order_of_the_lines_does_not_matter(tmp
     for size in SIZES:
         assert ({r["id"] for r in read_rows(part(run, size, "train_{n}"))}
                 == {r["id"] for r in read_rows(part(other, size, "train_{n}"))})
+
+
+@pytest.mark.parametrize("identity", [lambda n: str(n), lambda n: f'"{n}', lambda n: f"\\{n}", lambda n: n, lambda n: None])
+def test_what_its_step_has_vouched_for_is_split_as_it_would_be_without(tmp_path, identity):
+    run = write_run(tmp_path)
+    for path in [tmp_path / "demo" / "train_1000.jsonl", *run.glob("*_1000*.jsonl")]:
+        rows = read_rows(path)
+        for number, row in enumerate(rows):
+            source, mark, last = str(row.pop("id", number + 1)).partition("-s")
+            new = identity(int(source) + 100)
+            own = source if new is None else new
+            if "source_id" in row:
+                row["source_id"] = str(own)
+            if new is not None or path.name != "train_1000.jsonl":
+                rows[number] = {"id": f"{own}-s{last}" if mark else own, **row}
+        write_rows(path, rows)
+        manifest_path(path).unlink(missing_ok=True)
+    split(tmp_path)
+    found = {path: path.read_bytes() for path in run.glob("*/*.jsonl")}
+    assert len(found) == 18
+    for path in [tmp_path / "demo" / "train_1000.jsonl", *run.glob("*_1000*.jsonl")]:
+        write_json(manifest_path(path), {"step": "by hand", "file": path.name, "inputs": {}, "sha256": file_hash(path)})
+    split(tmp_path)
+    assert {path: path.read_bytes() for path in run.glob("*/*.jsonl")} == found
 
 
 def test_the_same_bytes_when_run_again_and_other_sentences_with_another_seed(tmp_path):

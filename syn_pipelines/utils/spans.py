@@ -29,7 +29,7 @@ EXACT, FOLDED = "exact", "folded"
 EMPTY, NOT_IN_TEXT, NOT_ON_BOUNDARY, OUT_OF_ORDER = "empty", "not_in_text", "not_on_token_boundary", "out_of_order"
 
 
-@lru_cache(maxsize=65536)  # the same characters and words come back in every sentence
+@lru_cache(maxsize=1 << 14)  # the same characters and words come back in every sentence
 def fold(text: str) -> str:
     """Text without what writers vary: case, full and half width, blanks, kinds of quotes, Unicode form.
 
