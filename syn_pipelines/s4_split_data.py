@@ -28,6 +28,7 @@ from syn_pipelines.utils.manifest import Publisher, is_as_written, is_current, r
 from syn_pipelines.utils.options import TextOptions, command_of, load_options
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.records import read_sentences, read_train, short
+from syn_pipelines.utils.source import Source as Reread
 from syn_pipelines.utils.subsets import Subsets
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
 
@@ -89,16 +90,19 @@ def run(opts: Options) -> Summary:
                             f"pos_train_1000.jsonl. {paths.missing('s1_predict_data', mode='entity')}")
         _say_what_is_missing(paths, summary, sources, present)
         summary.warnings += warn_of_stale(paths, [source.path for source in present])
-        subsets, of_train = _subsets_of(opts, paths)
+        of_train = Owners(IdMap(), bytearray())
+        train = Reread(paths.train, lambda: read_train(paths, ids=of_train.places))
+        subsets = _subsets_of(opts, train, of_train)
         publisher = Publisher(paths, STEP, {"seed": opts.seed}, [paths.train, *(s.path for s in sources)],
                               command_of(opts, config=None, dense_lang=None, lang=None))
         owners = {"id": of_train, "source_id": _synthetic_owners(paths, of_train) if os.path.lexists(paths.synthetic) else of_train}
         with ExitStack() as stack:  # no file is replaced before all have been looked at
-            parts = [Parts(stack, paths, "train_{n}", [paths.train]).filled(
-                zip(of_train.in_order(), _train_lines(paths), strict=True))]
+            gold = zip(of_train.in_order(), _train_lines(train))
+            parts = [Parts(stack, paths, "train_{n}", [paths.train]).filled(gold)]
             for source in present:
                 part = Parts(stack, paths, source.name, [paths.train, source.path])
                 parts.append(part.filled(_rows_of(source, owners[source.owner])))
+            train.refuse_changed()
         for part in parts:
             part.publish(publisher, summary)
         publisher.remove_others(paths.sized(size, source.name) for size in SIZES for source in sources)
@@ -137,15 +141,15 @@ class Owners:
         return filter(None, self.sizes)
 
 
-def _subsets_of(opts: Options, paths: RunPaths) -> tuple[Subsets, Owners]:
-    """The subsets of the training sentences, and where each sentence goes."""
-    subsets, owners, lines = Subsets(SIZES.values(), seed=opts.seed), Owners(IdMap(), bytearray()), array("I")
-    for row in read_train(paths, ids=owners.places):
+def _subsets_of(opts: Options, train: Reread, owners: Owners) -> Subsets:
+    """The subsets of the training sentences; ``owners`` learns where each sentence goes, and has its line already."""
+    subsets, lines = Subsets(SIZES.values(), seed=opts.seed), array("I")
+    for row in train:
         subsets.add(row["id"])
         lines.append(owners.places.get(row["id"]))
-    for line, sizes in zip(lines, subsets.holding(lambda: (row["id"] for row in read_train(paths, again=True)))):
+    for line, sizes in zip(lines, subsets.holding(lambda: (row["id"] for row in train))):
         owners.put(line, sizes)
-    return subsets, owners
+    return subsets
 
 
 def _synthetic_owners(paths: RunPaths, train: Owners) -> Owners:
@@ -175,12 +179,12 @@ def _written_from(path: Path, ids: IdMap) -> Iterator[tuple[int, str, str]]:
             yield line, name, source[1].decode() if source else str(row.get("source_id"))
 
 
-def _train_lines(paths: RunPaths) -> Iterator[bytes]:
+def _train_lines(train: Reread) -> Iterator[bytes]:
     """The training sentences, as lines to write."""
-    if not is_as_written(paths.train):
-        yield from (to_line(row) for row in read_train(paths, again=True))
+    if not is_as_written(train.path):
+        yield from map(to_line, train)
         return
-    with open_input(paths.train) as file:
+    with open_input(train.path) as file:
         for line, raw in lines_of(file):
             if not _ID.match(raw):  # an id with a quote in it, a number, or none
                 row = parsed(raw)

@@ -22,6 +22,7 @@ from pipeline import (
     write_run,
 )
 
+from syn_pipelines import s4_split_data as s4
 from syn_pipelines.s4_split_data import main
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import file_hash, write_json
@@ -122,6 +123,22 @@ def test_what_its_step_has_vouched_for_is_split_as_it_would_be_without(tmp_path,
         write_json(manifest_path(path), {"step": "by hand", "file": path.name, "inputs": {}, "sha256": file_hash(path)})
     split(tmp_path)
     assert {path: path.read_bytes() for path in run.glob("*/*.jsonl")} == found
+
+
+def test_sentences_that_change_while_they_are_split_are_refused_and_nothing_is_replaced(tmp_path, monkeypatch):
+    run = write_run(tmp_path)
+    split(tmp_path)
+    before, train = all_bytes(run), tmp_path / "demo" / "train_1000.jsonl"
+    real = s4.is_as_written
+
+    def meanwhile(path):  # asked once all sentences have been looked at
+        if path == train:
+            write_rows(train, read_rows(train)[:-1])
+        return real(path)
+    monkeypatch.setattr(s4, "is_as_written", meanwhile)
+    with pytest.raises(UserError, match="train_1000.jsonl: has changed while the step runs"):
+        split(tmp_path)
+    assert all_bytes(run) == before
 
 
 def test_the_same_bytes_when_run_again_and_other_sentences_with_another_seed(tmp_path):
