@@ -181,8 +181,9 @@ def _written_from(path: Path, ids: IdMap) -> Iterator[tuple[int, str, str]]:
 
 def _train_lines(train: Reread) -> Iterator[bytes]:
     """The training sentences, as lines to write."""
-    if not is_as_written(train.path):
-        yield from map(to_line, train)
+    if not is_as_written(train.path):  # checked in an earlier pass; that it is still the same file is asked for at the end
+        for line, row in read_objects(train.path, Problems(train.path, "")):
+            yield to_line({"id": str(row.pop("id", line)), **row})
         return
     with open_input(train.path) as file:
         for line, raw in lines_of(file):

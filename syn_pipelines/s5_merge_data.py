@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from syn_pipelines.utils.decisions import GOLD
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.fusion import FusionStats, label_file
 from syn_pipelines.utils.journal import lock
-from syn_pipelines.utils.jsonl import file_hash, lines_of, open_input, read_json, to_line, write_json, writing
+from syn_pipelines.utils.jsonl import file_hash, lines_of, open_input, parsed, read_json, to_line, write_json, writing
 from syn_pipelines.utils.labels import Labels
 from syn_pipelines.utils.language import is_dense
 from syn_pipelines.utils.manifest import (
@@ -44,12 +45,13 @@ from syn_pipelines.utils.merging import Merged, Merger
 from syn_pipelines.utils.options import PROJECT_ROOT, TextOptions, between, blankless, command_of, load_options, option
 from syn_pipelines.utils.packing import Output, plain_path
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
-from syn_pipelines.utils.records import read_train
+from syn_pipelines.utils.records import Record, problems_of_row, read_train
 from syn_pipelines.utils.reviews import Reviews, accounts_of, review_files
 from syn_pipelines.utils.summary import Summary, run_script, step_log
 from syn_pipelines.utils.workers import worker_count
 
 STEP = "s5_merge_data"
+_ENTITIES = b', "entities": ['
 KNOWLEDGE = PROJECT_ROOT / "data" / "fusion_knowledge"
 
 
@@ -95,8 +97,8 @@ def merge_halves(opts: Options, paths: RunPaths, summary: Summary, *, final: boo
     """The halves that --is_syn names, under the lock of this step; step 8 does this too.
 
     Args:
-        final: for step 8: predicted labels must be target labels (UserError where one is not), and the original half, to which
-            step 7 has added nothing, stays as it is where it is up to date.
+        final: for step 8: predicted labels must be target labels (UserError where one is not), and what is up to date stays as it
+            is; what step 7 has predicted since is put in.
     Returns:
         by half (whether it is the synthetic one) and size what was merged; nothing for a half that is not there.
     """
@@ -150,10 +152,16 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summ
     summary.warnings += warn_of_stale(paths, [*targets, *(p for found in inputs.values() for p in found if p not in targets)])
     outputs = {size: paths.to_write(path) for size, path in outputs.items()}
     merger = Merger(labels, dense, reviews, strict=final)
-    merged = _kept(opts, paths, merger) if final and not synthetic else {}
-    if not merged:
+    kept = _kept(opts, paths, merger, kind) if final else {}
+    predicted = {size: found[3] for size, found in inputs.items() if len(found) > 3}
+    merged: dict[int, Merged] = {}
+    if kept and not predicted:
+        merged = kept
+    else:
         files = {size: (outputs[size], [*found, *[None] * (4 - len(found))]) for size, found in inputs.items()}
-        for size, (part, digest) in merge_files(opts, paths, files, merger, synthetic=synthetic, dense=dense).items():
+        written = (_with_targets(paths, kept, predicted, outputs, merger, reviews) if kept else {}) or merge_files(
+            opts, paths, files, merger, synthetic=synthetic, dense=dense)
+        for size, (part, digest) in written.items():
             content = orjson.loads(orjson.dumps(part.as_json(), option=orjson.OPT_SORT_KEYS))  # in an order that depends on nothing
             publisher.publish(outputs[size], digest, part.counts(), inputs=[*maps, *inputs[size]], dense=dense, merged=content)
             merged[size] = part
@@ -167,10 +175,15 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summ
     return merged
 
 
-def _kept(opts: Options, paths: RunPaths, merger: Merger) -> dict[int, Merged]:
-    """What is in the files of the original half, as their manifests say, if these are all up to date; else nothing."""
-    files = {size: paths.sized(size, "train_{n}_fusion") for size in SIZES}
-    if not is_current(paths, {STEP}, settings_of(opts), [*files.values(), paths.label_file("fusion")]):
+def _kept(opts: Options, paths: RunPaths, merger: Merger, kind: str) -> dict[int, Merged]:
+    """What is in the files of a half, as their manifests say, if these are all up to date and hold no predictions; else nothing.
+
+    A file that got another name just now, for it is to be compressed, is not up to date.
+    """
+    files = {size: paths.sized(size, f"train_{{n}}_{kind}") for size in SIZES}
+    predicted = any(Path(f"{size}/train_{size}_synthetic_target.jsonl") in _inputs_of(path) for size, path in files.items())
+    renamed = any(read_manifest(path).get("file") != path.name for path in files.values())
+    if predicted or renamed or not is_current(paths, {STEP}, settings_of(opts), [*files.values(), paths.label_file(kind)]):
         return {}
     kept = {size: merger.afresh() for size in files}
     try:
@@ -179,6 +192,59 @@ def _kept(opts: Options, paths: RunPaths, merger: Merger) -> dict[int, Merged]:
     except (AttributeError, KeyError, TypeError, ValueError):  # made by an earlier release, or somebody has changed it
         return {}
     return kept
+
+
+def _with_targets(paths: RunPaths, kept: Mapping[int, Merged], predicted: Mapping[int, Path], outputs: Mapping[int, Path],
+                  merger: Merger, reviews: Reviews) -> dict[int, tuple[Merged, str]]:
+    """Put the predictions into the files of the synthetic half, where that is all there is to do: nothing is merged again.
+
+    Returns:
+        by size what is in the file, and its sha256; nothing where this does not do it, and no file is replaced then.
+    """
+    alone = not reviews.files and not any(part.gold for part in kept.values())
+    if not alone or [*predicted] != [*kept] or not all(map(is_as_written, predicted.values())):
+        return {}
+    written = {}
+    try:
+        with ExitStack() as finished:
+            for size, path in predicted.items():
+                file = finished.enter_context(writing(outputs[size]))
+                for line, number in _predicted_first(paths.sized(size, "train_{n}_synthetic_fusion"), path, merger.labels.targets):
+                    file.write(line)
+                    kept[size].predicted += number
+                written[size] = file
+    except Careful:
+        return {}
+    return {size: (kept[size], file.hexdigest()) for size, file in written.items()}
+
+
+def _predicted_first(merged: Path, predicted: Path, targets: Sequence[str]) -> Iterator[tuple[bytes, int]]:
+    """(line with the predicted entities before the others, how many these are) of every sentence, both files as written.
+
+    Raises:
+        Careful: something is not as it should be.
+    """
+    with open_input(merged) as lines, open_input(predicted) as labelled:
+        for (_, line), (_, own) in zip_longest(lines_of(lines), lines_of(labelled), fillvalue=(0, b"")):
+            at = line.find(_ENTITIES) + len(_ENTITIES)
+            row = _fine_row(own, targets)
+            # With these keys first, what was found is the list of entities, and no text: there a quote stands behind a backslash.
+            if [*row][:3] != ["id", "text", "entities"] or at < len(_ENTITIES) or not own.startswith(line[:at]):
+                raise Careful
+            parts = [to_line(entity)[:-1] for entity in row["entities"]] + [b""] * (not line.startswith(b"]", at))
+            yield line[:at] + b", ".join(parts) + line[at:], len(row["entities"])
+
+
+def _fine_row(line: bytes, targets: Sequence[str]) -> Record:
+    """A sentence with predicted entities. Careful where something is wrong with it."""
+    try:
+        row = parsed(line)
+        fine = not problems_of_row(row, targets)
+    except (ValueError, AttributeError):
+        fine = False
+    if not fine:
+        raise Careful
+    return row
 
 
 def merge_files(opts: Options, paths: RunPaths, files: Mapping[int, tuple[Path, Files]], merger: Merger, *, synthetic: bool,
@@ -235,9 +301,13 @@ def current_targets(paths: RunPaths, size: int) -> Path | None:
     Those of other sentences are as good as none: nothing that comes before step 7 may be held up by them.
     """
     path, source = paths.sized(size, "train_{n}_synthetic_target"), paths.sized(size, "train_{n}_synthetic")
-    inputs = {plain_path(Path(name)): sha256 for name, sha256 in read_manifest(path).get("inputs", {}).items()}
-    made_from = inputs.get(Path(f"{size}/{plain_path(source).name}"))
+    made_from = _inputs_of(path).get(Path(f"{size}/{plain_path(source).name}"))
     return path if path.is_file() and made_from in (None, file_hash(source)) else None
+
+
+def _inputs_of(path: Path) -> dict[Path, str | None]:
+    """sha256 of what a file was made from, by name in the plain form."""
+    return {plain_path(Path(name)): sha256 for name, sha256 in read_manifest(path).get("inputs", {}).items()}
 
 
 def _say_what_is_missing(paths: RunPaths, summary: Summary, inputs: Mapping[int, Sequence[Path]], synthetic: bool) -> None:

@@ -1,7 +1,7 @@
 """Step 8: the final training sets: merge again, now with the target labels of step 7, and put it together.
 
-Both halves are made, whatever --is_syn says, with what people decided in a review, as in step 5; the original one stays as
-step 5 has made it if it is up to date. Synthetic sentences without target labels would teach a model that their entities are
+Both halves are made, whatever --is_syn says, with what people decided in a review, as in step 5; what step 5 has made is used
+if it is up to date, with the target labels put in. Synthetic sentences without target labels would teach a model that their entities are
 none, so they stay out until step 7 has run.
 
 reads   everything the steps before made

@@ -92,8 +92,8 @@ def write_dataset(file_dir: Path, *, name: str = NAME, ids: list[str] | None = N
 
 def synthetic_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Two synthetic sentences for every sentence with entities, as step 2 writes them (without entities)."""
-    return [{"id": f"{row['id']}-s{k}", "source_id": row["id"], "synthetic": True, "entities": [],
-             "text": [*row["text"], *("。又" if k else "。")]} for row in rows if row["entities"] for k in (0, 1)]
+    return [{"id": f"{row['id']}-s{k}", "text": [*row["text"], *("。又" if k else "。")], "entities": [], "synthetic": True,
+             "source_id": row["id"]} for row in rows if row["entities"] for k in (0, 1)]
 
 
 def write_run(file_dir: Path, *, modes: tuple[str, ...] = ("entity", "pos"), synthetic: bool = True, name: str = NAME,

@@ -27,6 +27,8 @@ from syn_pipelines import s6_combine_syn_fusion_label as s6
 from syn_pipelines import s8_process_label_and_combine as s8
 from syn_pipelines.utils.decisions import text_hash
 from syn_pipelines.utils.errors import UserError
+from syn_pipelines.utils.jsonl import file_hash, write_json
+from syn_pipelines.utils.paths import manifest_path
 
 SIZES = (250, 500, 1000)
 
@@ -165,6 +167,73 @@ def test_the_original_half_is_merged_again_only_where_it_is_not_up_to_date_and_a
     assert (before == after) == (then == "nothing")
     monkeypatch.setattr(s5, "_kept", lambda *args: {})
     assert outcome(run, step(s8, tmp_path, **flags)) == found and inodes(run) != after
+
+
+def vouched(path):
+    """A manifest as step 7 writes one."""
+    write_json(manifest_path(path), {"step": "by hand", "file": path.name, "inputs": {}, "sha256": file_hash(path)})
+
+
+def changed_targets(rows, how):
+    """Target labels after somebody has changed them, and still vouches for them."""
+    first, *rest = rows
+    return {
+        "a label that is none": [{**first, "entities": [{"start": 0, "end": 1, "entity": "NOUN", "text": first["text"][:1]}]}, *rest],
+        "an entity beyond the text": [{**first, "entities": [{"start": 0, "end": 999, "entity": "PER"}]}, *rest],
+        "one sentence less": rest,
+        "one sentence more": [*rows, {**first, "id": "more"}],
+        "another order": [*rest, first],
+        "another text": [{**first, "text": [*first["text"], "x"]}, *rest],
+        "no entities": [{"id": first["id"], "text": first["text"]}, *rest],
+        "keys in another order": [{"id": first["id"], "meta": {"x": 1, "entities": []}, **first}, *rest],
+        "more in an entity": [{**first, "entities": [{"start": 0, "end": 1, "entity": "PER", "note": ["ä\"", 1.5]}]}, *rest],
+    }.get(how, rows)
+
+
+FOUND_OUT = ["a label that is none", "an entity beyond the text", "one sentence less", "one sentence more", "another order",
+             "another text", "no entities"]
+MERGED_AGAIN = ["keys in another order", "not vouched for", "an edited sentence", "a review", "only one size"]
+
+
+@pytest.mark.parametrize("then", ["nothing", "more in an entity", *MERGED_AGAIN, *FOUND_OUT])
+def test_predictions_are_put_into_what_step_5_has_merged_as_if_it_was_merged_again(tmp_path, then, monkeypatch):
+    run = made(tmp_path, s5)
+    write_targets(run)
+    for size in SIZES:
+        path = part(run, size, "synthetic_target")
+        write_rows(path, changed_targets(read_rows(path), then if size == 500 else ""))
+        if then != "not vouched for":
+            vouched(path)
+        if then == "only one size" and size != 500:
+            path.unlink()
+    if then == "an edited sentence":
+        rows = read_rows(part(run, 250, "synthetic_fusion"))
+        write_rows(part(run, 250, "synthetic_fusion"), [{**row, "entities": []} for row in rows])
+    elif then == "a review":
+        row = read_rows(part(run, 1000, "synthetic_fusion"))[0]
+        write_rows(run / "review.jsonl", [{**REVIEW, "id": row["id"], "text_sha256": text_hash(row["text"])}])
+    before = all_bytes(run)
+
+    def final(*, again):
+        for path in [path for path in run.rglob("*") if path.is_file() and str(path.relative_to(run)) not in before]:
+            path.unlink()
+        for name, content in before.items():
+            (run / name).write_bytes(content)
+        merged = []
+        with monkeypatch.context() as patch:
+            if again:
+                patch.setattr(s5, "_kept", lambda *args: {})
+            really = s5.merge_files
+            patch.setattr(s5, "merge_files", lambda *args, **more: merged.append(1) or really(*args, **more))
+            try:
+                return outcome(run, step(s8, tmp_path)), len(merged)
+            except UserError as error:
+                assert all_bytes(run).items() >= {name: content for name, content in before.items() if "fusion" in name}.items()
+                return str(error), len(merged)
+    (found, merged), (wanted, _) = final(again=False), final(again=True)
+    assert found == wanted
+    assert bool(merged) == (then in MERGED_AGAIN + FOUND_OUT)
+    assert isinstance(found, str) == (then in FOUND_OUT)
 
 
 def test_without_step_7_the_synthetic_sentences_stay_out_and_one_warning_names_it(tmp_path):

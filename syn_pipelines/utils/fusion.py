@@ -58,13 +58,15 @@ class FusionStats:
                 getattr(self, name).setdefault(mode, Counter()).update(counts)
         self.repeated += other["repeated"]
 
-    def labels(self, mode: str, raws: Sequence[str], canonical: Canonical) -> list[str]:
+    def labels(self, mode: str, raws: Sequence[str], canonical: Canonical) -> Sequence[str]:
         """Canonical labels of raw types; unknown ones are counted."""
-        found = {raw: canonical(unescaped(raw)) for raw in dict.fromkeys(raws)}
-        for raw, (_, known) in found.items():
-            if not known:
-                self.unmapped.setdefault(mode, Counter())[raw] += raws.count(raw)
-        return [found[raw][0] for raw in raws]
+        if not raws:
+            return []
+        meant = [*map(unescaped, raws)] if "\\" in "".join(raws) else raws
+        labels, known = zip(*map(canonical, meant))
+        if not all(known):
+            self.unmapped.setdefault(mode, Counter()).update([raw for raw, fine in zip(raws, known) if not fine])
+        return labels
 
 
 def extension_spans(tokens: Sequence[str], entity_items: Items, pos_items: Items, *, entity_label: Canonical,
@@ -96,11 +98,12 @@ def extension_spans(tokens: Sequence[str], entity_items: Items, pos_items: Items
         words = [word for word in every if word not in seen]
         tags = [tag for _, _, tag in words]
         stats.repeated += len(every) - len(words)
-    stats.spans.update([label for _, _, label in unique] + tags)
+    stats.spans.update([label for _, _, label in unique])
+    stats.spans.update(tags)
     return unique + words
 
 
-def _words(grounder: Grounder, items: Items, canonical: Canonical, stats: FusionStats) -> tuple[list[LabelledSpan], list[str]]:
+def _words(grounder: Grounder, items: Items, canonical: Canonical, stats: FusionStats) -> tuple[list[LabelledSpan], Sequence[str]]:
     """The places of the words of a sentence, in order and once each, and their labels again."""
     words, raws = items
     if (ends := grounder.ends_in_order(words)) is not None:  # the words are the sentence, as they are nearly always

@@ -109,10 +109,14 @@ def is_current(paths: RunPaths, steps: Collection[str], settings: Mapping[str, A
         for path, m in manifests)
 
 
-def changed_inputs(paths: RunPaths, manifest: Mapping[str, Any], folder: Path | None = None) -> list[str]:
-    """Names of the inputs that are no longer what the file was made from. ``folder``: what the names are relative to."""
+def changed_inputs(paths: RunPaths, manifest: Mapping[str, Any], folder: Path | None = None,
+                   among: Collection[str] | None = None) -> list[str]:
+    """Names of the inputs that are no longer what the file was made from. folder: what the names are relative to. among: look
+    at these inputs only: each that is looked at is read."""
     inputs = manifest.get("inputs", {})
-    return [name for name, sha256 in inputs.items() if _hash_of((folder or paths.run) / name) != sha256] + appeared(paths, manifest)
+    looked_at = inputs if among is None else inputs.keys() & among
+    changed = [name for name, sha256 in inputs.items() if name in looked_at and _hash_of((folder or paths.run) / name) != sha256]
+    return changed + [name for name in appeared(paths, manifest) if among is None or name in among]
 
 
 def appeared(paths: RunPaths, manifest: Mapping[str, Any]) -> list[str]:
@@ -128,11 +132,13 @@ def _hash_of(path: Path) -> str | None:
         return ""
 
 
-def stale_files(paths: RunPaths, among: Iterable[Path] | None = None) -> list[tuple[Path, list[str], str]]:
+def stale_files(paths: RunPaths, among: Iterable[Path] | None = None,
+                because_of: Iterable[Path] | None = None) -> list[tuple[Path, list[str], str]]:
     """(file, changed inputs, command that renews it) of every output made from something that has changed since.
 
-    ``among``: look at these files only; all files of the run by default.
+    among: look at these files only; all files of the run by default. because_of: look at these inputs only.
     """
+    causes = None if because_of is None else {Path(os.path.relpath(path, paths.run)).as_posix() for path in because_of}
     if among is None:
         manifests = sorted(paths.run.rglob("*.manifest.json"))
     else:
@@ -143,7 +149,7 @@ def stale_files(paths: RunPaths, among: Iterable[Path] | None = None) -> list[tu
         # The files of step 0 belong to the data set, not to a run; their inputs are named from there. The files a data
         # set was made from are often gone, or were never on this machine: that changes nothing.
         folder = paths.dataset if path.parent == paths.dataset else paths.run
-        names = changed_inputs(paths, manifest, folder)
+        names = changed_inputs(paths, manifest, folder, causes)
         if folder == paths.dataset:
             names = [name for name in names if (folder / name).exists()]
         if names:
@@ -157,11 +163,9 @@ def warn_of_stale(paths: RunPaths, among: Iterable[Path] | None = None,
 
     among: look at these files only. because_of: speak only of what was made from an earlier version of these files.
     """
-    causes = None if because_of is None else {Path(os.path.relpath(path, paths.run)).as_posix() for path in because_of}
     by_command: dict[str, list[tuple[Path, str]]] = {}
-    for path, names, command in stale_files(paths, among):
-        if causes is None or causes & set(names):
-            by_command.setdefault(command, []).append((path, names[0]))
+    for path, names, command in stale_files(paths, among, because_of):
+        by_command.setdefault(command, []).append((path, names[0]))
     warnings = []
     for command, found in by_command.items():
         path, name = found[0]
