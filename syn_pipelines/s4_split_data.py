@@ -16,7 +16,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from syn_pipelines.utils.compact import IdMap
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.journal import lock
 from syn_pipelines.utils.jsonl import Problems, lines_of, open_input, parsed, read_objects, to_line, writing
+from syn_pipelines.utils.language import is_dense
 from syn_pipelines.utils.manifest import Publisher, is_as_written, is_current, read_manifest, warn_of_stale
 from syn_pipelines.utils.options import TextOptions, command_of, load_options
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
@@ -92,7 +93,7 @@ def run(opts: Options) -> Summary:
         summary.warnings += warn_of_stale(paths, [source.path for source in present])
         of_train = Owners(IdMap(), bytearray())
         train = Reread(paths.train, lambda: read_train(paths, ids=of_train.places))
-        subsets = _subsets_of(opts, train, of_train)
+        subsets, dense = _subsets_of(opts, train, of_train)
         publisher = Publisher(paths, STEP, {"seed": opts.seed}, [paths.train, *(s.path for s in sources)],
                               command_of(opts, config=None, dense_lang=None, lang=None))
         owners = {"id": of_train, "source_id": _synthetic_owners(paths, of_train) if os.path.lexists(paths.synthetic) else of_train}
@@ -104,7 +105,7 @@ def run(opts: Options) -> Summary:
                 parts.append(part.filled(_rows_of(source, owners[source.owner])))
             train.refuse_changed()
         for part in parts:
-            part.publish(publisher, summary)
+            part.publish(publisher, summary, dense)
         publisher.remove_others(paths.sized(size, source.name) for size in SIZES for source in sources)
         small, half, full = (subsets.size(share) for share in SIZES.values())
         summary.accounts.append(Account("sentences", full, {"in all sizes": small, "from 500 on": half - small,
@@ -141,15 +142,20 @@ class Owners:
         return filter(None, self.sizes)
 
 
-def _subsets_of(opts: Options, train: Reread, owners: Owners) -> Subsets:
-    """The subsets of the training sentences; ``owners`` learns where each sentence goes, and has its line already."""
+def _subsets_of(opts: Options, train: Reread, owners: Owners) -> tuple[Subsets, bool]:
+    """The subsets of the training sentences, and whether their tokens join without blanks by what they look like; ``owners``
+    learns where each sentence goes, and has its line already."""
     subsets, lines = Subsets(SIZES.values(), seed=opts.seed), array("I")
-    for row in train:
-        subsets.add(row["id"])
-        lines.append(owners.places.get(row["id"]))
+
+    def added() -> Iterator[list[str]]:
+        for row in train:
+            subsets.add(row["id"])
+            lines.append(owners.places.get(row["id"]))
+            yield row["text"]
+    dense = is_dense(replace(opts, dense_lang="auto"), added())
     for line, sizes in zip(lines, subsets.holding(lambda: (row["id"] for row in train))):
         owners.put(line, sizes)
-    return subsets
+    return subsets, dense
 
 
 def _synthetic_owners(paths: RunPaths, train: Owners) -> Owners:
@@ -253,11 +259,11 @@ class Parts:
             self._counts[number] += len(lines)
             lines.clear()
 
-    def publish(self, publisher: Publisher, summary: Summary) -> None:
-        """Their manifests, once they are in their places."""
+    def publish(self, publisher: Publisher, summary: Summary, dense: bool) -> None:
+        """Their manifests, once they are in their places. dense: see ``_subsets_of``; so no later step has to find out."""
         complete = read_manifest(self._inputs[-1]).get("complete") is not False
         for path, file, count in zip(self._paths, self._files, self._counts):
-            publisher.publish(path, file.hexdigest(), {"rows": count}, complete=complete, inputs=self._inputs)
+            publisher.publish(path, file.hexdigest(), {"rows": count}, complete=complete, inputs=self._inputs, dense=dense)
             summary.outputs[str(path)] = count
 
 

@@ -103,7 +103,7 @@ def merge_halves(opts: Options, paths: RunPaths, summary: Summary, *, final: boo
         by half (whether it is the synthetic one) and size what was merged; nothing for a half that is not there.
     """
     labels = Labels.load(opts, paths, summary)
-    dense = is_dense(opts, _texts(paths))
+    dense = _is_dense(opts, paths)
     halves = {synthetic: merge_half(opts, paths, labels, dense, summary, synthetic=synthetic, final=final)
               for synthetic in (False, True) if opts.is_syn in ("both", str(int(synthetic)))}
     merged = [sizes[1000].reviews for sizes in halves.values() if sizes]
@@ -113,14 +113,12 @@ def merge_halves(opts: Options, paths: RunPaths, summary: Summary, *, final: boo
     return halves
 
 
-def _texts(paths: RunPaths) -> Iterator[list[str]]:
-    """Tokens of the training sentences; from the copy that step 4 has made of those it has checked, if it is still that."""
-    copy = paths.sized(1000, "train_{n}")
-    if is_as_written(copy) and not changed_inputs(paths, read_manifest(copy)):
-        with open_input(copy) as file:
-            yield from (orjson.loads(line)["text"] for _, line in lines_of(file))
-    else:
-        yield from (sentence["text"] for sentence in read_train(paths, again=True))
+def _is_dense(opts: Options, paths: RunPaths) -> bool:
+    """Whether tokens join without blanks; as step 4 has found, if the training sentences are still the same."""
+    manifest = read_manifest(paths.sized(1000, "train_{n}"))
+    if opts.dense_lang == "auto" and isinstance(manifest.get("dense"), bool) and not changed_inputs(paths, manifest):
+        return manifest["dense"]
+    return is_dense(opts, (sentence["text"] for sentence in read_train(paths, again=True)))
 
 
 def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summary: Summary, *,

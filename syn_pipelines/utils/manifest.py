@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Publisher:
     command: str
 
     def __post_init__(self) -> None:
-        self._hashes = {self._name(path): file_hash(path) for path in self.inputs}
+        self._hashes = {self._name(path): sha256 for path, sha256 in _hashes(self.inputs, file_hash).items()}
         self._written: set[Path] = set()
 
     def _name(self, path: Path) -> str:
@@ -102,11 +102,11 @@ class Publisher:
 def is_current(paths: RunPaths, steps: Collection[str], settings: Mapping[str, Any], files: Iterable[Path]) -> bool:
     """Whether all these files exist, unchanged, complete, made by one of ``steps`` with these settings from the inputs
     as they are now."""
-    manifests = [(path, read_manifest(path)) for path in files]
+    manifests = {path: read_manifest(path) for path in files}
     return bool(manifests) and all(
-        m.get("step") in steps and m.get("settings") == dict(settings) and m.get("complete") is True
-        and file_hash(path) == m.get("sha256") and not changed_inputs(paths, m)
-        for path, m in manifests)
+        m.get("step") in steps and m.get("settings") == dict(settings) and m.get("complete") is True for m in manifests.values()
+    ) and all(sha256 == manifests[path].get("sha256") for path, sha256 in _hashes(manifests, file_hash).items()) and not any(
+        changed_inputs(paths, m) for m in manifests.values())
 
 
 def changed_inputs(paths: RunPaths, manifest: Mapping[str, Any], folder: Path | None = None,
@@ -114,8 +114,8 @@ def changed_inputs(paths: RunPaths, manifest: Mapping[str, Any], folder: Path | 
     """Names of the inputs that are no longer what the file was made from. folder: what the names are relative to. among: look
     at these inputs only: each that is looked at is read."""
     inputs = manifest.get("inputs", {})
-    looked_at = inputs if among is None else inputs.keys() & among
-    changed = [name for name, sha256 in inputs.items() if name in looked_at and _hash_of((folder or paths.run) / name) != sha256]
+    looked_at = {(folder or paths.run) / name: name for name in inputs if among is None or name in among}
+    changed = [looked_at[path] for path, sha256 in _hashes(looked_at, _hash_of).items() if sha256 != inputs[looked_at[path]]]
     return changed + [name for name in appeared(paths, manifest) if among is None or name in among]
 
 
@@ -123,6 +123,18 @@ def appeared(paths: RunPaths, manifest: Mapping[str, Any]) -> list[str]:
     """Names of the inputs that were not there when the file was made, and now are."""
     return [name for name in APPEARING.get(manifest.get("step", ""), ())
             if name not in manifest.get("inputs", {}) and os.path.lexists(paths.run / name)]
+
+
+def _hashes(paths: Iterable[Path], hash_of: Callable[[Path], str | None]) -> dict[Path, str | None]:
+    """sha256 by path, several at a time: a disk reads four files some four times as fast as one, and hashing leaves Python free."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    files = [*dict.fromkeys(paths)]
+    pool = ThreadPoolExecutor(4)
+    try:
+        return dict(zip(files, pool.map(hash_of, files)))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _hash_of(path: Path) -> str | None:
