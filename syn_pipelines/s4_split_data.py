@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from syn_pipelines.utils.compact import IdMap
@@ -99,10 +100,10 @@ def run(opts: Options) -> Summary:
         owners = {"id": of_train, "source_id": _synthetic_owners(paths, of_train) if os.path.lexists(paths.synthetic) else of_train}
         with ExitStack() as stack:  # no file is replaced before all have been looked at
             gold = zip(of_train.in_order(), _train_lines(train))
-            parts = [Parts(stack, paths, "train_{n}", [paths.train]).filled(gold)]
-            for source in present:
-                part = Parts(stack, paths, source.name, [paths.train, source.path])
-                parts.append(part.filled(_rows_of(source, owners[source.owner])))
+            parts = [Parts(stack, paths, "train_{n}", [paths.train], gold)]
+            parts += [Parts(stack, paths, source.name, [paths.train, source.path], _rows_of(source, owners[source.owner]))
+                      for source in present]
+            _fill(parts)
             train.refuse_changed()
         for part in parts:
             part.publish(publisher, summary, dense)
@@ -235,23 +236,25 @@ def _lines_of(path: Path, problems: Problems) -> Iterator[tuple[int, str, bytes]
 class Parts:
     """The parts of one file, one for each size, in the making."""
 
-    def __init__(self, stack: ExitStack, paths: RunPaths, name: str, inputs: Sequence[Path]) -> None:
-        """stack: closes them, and puts them in their places if all went well."""
-        self._inputs, self._paths = inputs, [paths.to_write(paths.sized(size, name)) for size in SIZES]
+    def __init__(self, stack: ExitStack, paths: RunPaths, name: str, inputs: Sequence[Path], rows: Iterable[tuple[int, bytes]]
+                 ) -> None:
+        """stack: closes them, and puts them in their places if all went well. rows: (sizes, line) of every row to come."""
+        self._inputs, self._rows, self._paths = inputs, rows, [paths.to_write(paths.sized(size, name)) for size in SIZES]
         self._files = [stack.enter_context(writing(path)) for path in self._paths]
         self._counts = [0] * len(SIZES)
 
-    def filled(self, rows: Iterable[tuple[int, bytes]]) -> Parts:
-        """Write every row, given as (sizes, line), into the sizes that it belongs to."""
+    def fill(self, stop: Event) -> None:
+        """Write every row into the sizes that it belongs to; end early at ``stop``."""
         waiting: list[list[bytes]] = [[] for _ in SIZES]  # written together, many at a time
         into = [[lines for bit, lines in enumerate(waiting) if sizes >> bit & 1] for sizes in range(1 << len(SIZES))]
-        for sizes, line in rows:
+        for sizes, line in self._rows:
             for lines in into[sizes]:
                 lines.append(line)
             if len(waiting[-1]) >= _TOGETHER:
                 self._write(waiting)
+                if stop.is_set():
+                    return
         self._write(waiting)
-        return self
 
     def _write(self, waiting: Sequence[list[bytes]]) -> None:
         for number, lines in enumerate(waiting):
@@ -265,6 +268,20 @@ class Parts:
         for path, file, count in zip(self._paths, self._files, self._counts):
             publisher.publish(path, file.hexdigest(), {"rows": count}, complete=complete, inputs=self._inputs, dense=dense)
             summary.outputs[str(path)] = count
+
+
+def _fill(files: Sequence[Parts]) -> None:
+    """Write the parts of all files, two files at a time: one is read while another is hashed and written, which leaves Python
+    free. Of several errors the first in the order of the files is raised."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool, stop = ThreadPoolExecutor(2), Event()
+    try:
+        for _ in pool.map(lambda parts: parts.fill(stop), files):
+            pass
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:

@@ -266,8 +266,8 @@ def merge_files(opts: Options, paths: RunPaths, files: Mapping[int, tuple[Path, 
                 try:
                     with ExitStack() as stack:
                         outputs = [stack.enter_context(writing(files[size][0])) for size in alike]
-                        merged = merge_alike([files[size][1] for size in alike], outputs, merger.afresh, workers=workers,
-                                             arguments=arguments)
+                        merged = merge_alike([_to_read(files[size][1], files[alike[0]][1], arguments["as_written"])
+                                              for size in alike], outputs, merger.afresh, workers=workers, arguments=arguments)
                         finished.push(stack.pop_all())
                 except Apart as apart:
                     alike = alike[:apart.number]
@@ -280,6 +280,16 @@ def merge_files(opts: Options, paths: RunPaths, files: Mapping[int, tuple[Path, 
                 for row in merger.rows(paths, files[size][1], written[size][0]):
                     written[size][1].write(to_line(row))
     return {size: (written[size][0], written[size][1].hexdigest()) for size in files}
+
+
+def _to_read(files: Files, largest: Files, as_written: bool) -> Files:
+    """The files of a size that have to be read: not the annotations, if step 4 has cut them together with those of the largest."""
+    def cut(path: Path | None) -> tuple[Any, ...]:
+        manifest = read_manifest(path) if path else {}
+        return tuple(manifest.get(name) for name in ("step", "settings", "inputs"))
+    source, *modes, targets = files
+    alike = all(cut(path) == cut(other) and cut(path)[0] == "s4_split_data" for path, other in zip(files[:-1], largest) if other)
+    return [source, targets] if as_written and alike and files is not largest else files
 
 
 def _inputs(paths: RunPaths, size: int, tail: str) -> list[Path]:

@@ -32,7 +32,7 @@ from syn_pipelines.utils.records import Record, problems_of_entities, problems_o
 from syn_pipelines.utils.reviews import Reviews
 from syn_pipelines.utils.workers import working
 
-FRAME = 1 << 18  # bytes of lines in a frame, more or less: what a worker holds at once
+FRAME = 1 << 19  # bytes of lines in a frame, more or less: what a worker holds at once
 _ANNOTATED, _LABELLED = (b', "reply": "', b', "items": ['), (b', "entities": [',)  # see ``_row``
 _ABSENT = b"\n"  # in place of a line
 _ID = re.compile(rb'\{"id": "([^"\\]+)"')
@@ -42,7 +42,9 @@ _NUMBERS, _FIVES = [*map(str, range(_MOST + 1))], [*range(0, 5 * _MOST + 1, 5)]
 _ENTITY = ["start", "end", "entity", "text"]  # the keys of an entity that this project has written
 _encode = JSONEncoder(ensure_ascii=False).encode
 
-Files = Sequence[Path | None]  # sentences, annotations by mode, target labels
+# Sentences, annotations by mode, target labels. Without the annotations: those of a smaller size, known to be its part of the
+# largest size's.
+Files = Sequence[Path | None]
 Line = tuple[list[int], list[bytes]]  # see ``_sentences``
 
 
@@ -172,7 +174,7 @@ def _sentences(readers: Sequence[Sequence[_Lines]], *, unique: bool) -> Iterator
         for number, rider in enumerate(riders, 1):
             if rider[0].raw != raw:
                 continue
-            if not all(mode.skip(line, identity) for mode, line in zip(rider, lines)):
+            if not all(mode.skip(line, identity) for mode, line in zip(rider[:-1], lines)):
                 raise Apart(number)
             predicted = _predicted(rider[-1], identity)
             sizes[predicted] = sizes.get(predicted, 0) | 1 << number
