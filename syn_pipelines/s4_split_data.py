@@ -30,6 +30,7 @@ from syn_pipelines.utils.manifest import Publisher, is_as_written, is_current, r
 from syn_pipelines.utils.options import TextOptions, command_of, load_options
 from syn_pipelines.utils.paths import MODES, SIZES, RunPaths
 from syn_pipelines.utils.records import read_sentences, read_train, short
+from syn_pipelines.utils.side_by_side import side_by_side
 from syn_pipelines.utils.source import Source as Reread
 from syn_pipelines.utils.subsets import Subsets
 from syn_pipelines.utils.summary import Account, Summary, run_script, step_log
@@ -103,7 +104,7 @@ def run(opts: Options) -> Summary:
             parts = [Parts(stack, paths, "train_{n}", [paths.train], gold)]
             parts += [Parts(stack, paths, source.name, [paths.train, source.path], _rows_of(source, owners[source.owner]))
                       for source in present]
-            _fill(parts)
+            side_by_side(Parts.fill, parts)
             train.refuse_changed()
         for part in parts:
             part.publish(publisher, summary, dense)
@@ -268,20 +269,6 @@ class Parts:
         for path, file, count in zip(self._paths, self._files, self._counts):
             publisher.publish(path, file.hexdigest(), {"rows": count}, complete=complete, inputs=self._inputs, dense=dense)
             summary.outputs[str(path)] = count
-
-
-def _fill(files: Sequence[Parts]) -> None:
-    """Write the parts of all files, two files at a time: one is read while another is hashed and written, which leaves Python
-    free. Of several errors the first in the order of the files is raised."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool, stop = ThreadPoolExecutor(2), Event()
-    try:
-        for _ in pool.map(lambda parts: parts.fill(stop), files):
-            pass
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
 
 
 def main(cmd_args: bool | Sequence[str] = True, **overrides: Any) -> Summary:

@@ -204,13 +204,12 @@ def _with_targets(paths: RunPaths, kept: Mapping[int, Merged], predicted: Mappin
         return {}
     written = {}
     try:
-        with ExitStack() as finished:
+        with ExitStack() as finished:  # no file is replaced before all have been looked at
             for size, path in predicted.items():
-                file = finished.enter_context(writing(outputs[size]))
+                written[size] = finished.enter_context(writing(outputs[size]))
                 for line, number in _predicted_first(paths.sized(size, "train_{n}_synthetic_fusion"), path, merger.labels.targets):
-                    file.write(line)
+                    written[size].write(line)
                     kept[size].predicted += number
-                written[size] = file
     except Careful:
         return {}
     return {size: (kept[size], file.hexdigest()) for size, file in written.items()}

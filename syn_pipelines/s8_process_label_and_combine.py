@@ -15,8 +15,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from syn_pipelines import s5_merge_data as s5
@@ -27,7 +29,9 @@ from syn_pipelines.utils.jsonl import open_input, read_json, write_json, writing
 from syn_pipelines.utils.labels import read_target_labels
 from syn_pipelines.utils.manifest import Publisher, is_current, warn_of_stale
 from syn_pipelines.utils.options import command_of, load_options
+from syn_pipelines.utils.packing import Output
 from syn_pipelines.utils.paths import SIZES, RunPaths
+from syn_pipelines.utils.side_by_side import side_by_side
 from syn_pipelines.utils.summary import Summary, run_script, step_log
 
 STEP = "s8_process_label_and_combine"
@@ -65,13 +69,17 @@ def run(opts: Options) -> Summary:
         wanted = [paths.labels, *(p for found in halves.values() for p in found)]
         publisher = Publisher(paths, STEP, {}, wanted, command_of(opts, is_syn=None, config=None, seed=None, workers=None))
         _say_what_stays_out(paths, summary)
-        for size in SIZES:
-            output = paths.to_write(paths.sized(size, "train_{n}_syn_fusion"))
-            parts = [merged[synthetic][size] for synthetic in _combined(paths, size)]
+        combined = {size: _combined(paths, size) for size in SIZES}
+        outputs = {size: paths.to_write(paths.sized(size, "train_{n}_syn_fusion")) for size in SIZES}
+        with ExitStack() as stack:  # no file is replaced before all are written
+            files = {size: stack.enter_context(writing(path)) for size, path in outputs.items()}
+            side_by_side(lambda size, stop: _join(files[size], [halves[size][half] for half in combined[size]], stop),
+                         sorted(SIZES, reverse=True))
+        for size, output in outputs.items():
+            parts = [merged[synthetic][size] for synthetic in combined[size]]
             counts = sum((part.placed for part in parts), Counter())  # of extension spans by label
-            digest = _join(output, [halves[size][synthetic] for synthetic in _combined(paths, size)])
             summary.outputs[str(output)] = sum(part.sentences for part in parts)
-            publisher.publish(output, digest, {"sentences": summary.outputs[str(output)], "extension_spans": counts.total()},
+            publisher.publish(output, files[size].hexdigest(), {"sentences": summary.outputs[str(output)], "extension_spans": counts.total()},
                               inputs=[paths.labels, *halves[size]])
         content = label_file(targets, counts)
         digest = write_json(paths.label_file("syn_fusion"), content)
@@ -93,14 +101,12 @@ def _combined(paths: RunPaths, size: int) -> list[bool]:
     return [True, False] if ready else [False]
 
 
-def _join(output: Path, parts: Sequence[Path]) -> str:
-    """Write one file behind the other; their rows were merged just now. Returns the sha256."""
-    with writing(output) as file:
-        for path in parts:
-            with open_input(path) as part:
-                while block := part.read(1 << 20):
-                    file.write(block)
-    return file.hexdigest()
+def _join(output: Output, parts: Sequence[Path], stop: Event) -> None:
+    """Write one file behind the other; their rows were merged just now. Ends early at ``stop``."""
+    for path in parts:
+        with open_input(path) as part:
+            while not stop.is_set() and (block := part.read(1 << 20)):
+                output.write(block)
 
 
 def _say_what_stays_out(paths: RunPaths, summary: Summary) -> None:

@@ -191,6 +191,18 @@ def test_a_size_that_somebody_has_edited_is_merged_as_it_is(tmp_path, monkeypatc
     assert "OTHER" in labels
 
 
+def test_a_size_that_somebody_has_edited_and_vouches_for_is_merged_as_it_is(tmp_path, monkeypatch):
+    run = write_run(tmp_path, synthetic=False)
+    s4.main(**flags(tmp_path))
+    path = run / "250" / "entity_train_250.jsonl"
+    rows = read_rows(path)
+    rows[0]["items"] = [{"entity": rows[0]["text"][0], "type": "外星人"}]
+    write_rows(path, rows)
+    as_written(path)
+    assert_alike(tmp_path, monkeypatch, is_syn="0")
+    assert "OTHER" in {e["entity"] for e in read_rows(run / "250" / "train_250_fusion.jsonl")[0]["entities"]}
+
+
 def test_whole_numbers_keep_all_their_digits(tmp_path, monkeypatch):
     rows = [{**row, "code": 12345678901234567890123} for row in write_dataset(tmp_path)]
     rows[0]["entities"][0]["code"] = -9223372036854775809

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from syn_pipelines.utils import manifest
 from syn_pipelines.utils.jsonl import file_hash, write_jsonl
 from syn_pipelines.utils.manifest import (
     Publisher,
@@ -172,3 +173,12 @@ def test_only_what_was_made_from_the_given_files_is_named_when_asked_so(paths):
     paths.train.write_bytes(b"{}\n")
     assert warn_of_stale(paths, because_of=[paths.labels]) == []
     assert len(warn_of_stale(paths, because_of=[paths.train])) == 1 and path.exists()
+
+
+def test_nothing_else_is_read_then(paths, monkeypatch):
+    publish(paths)
+    paths.train.write_bytes(b"{}\n")
+    read = []
+    monkeypatch.setattr(manifest, "file_hash", lambda path: read.append(path) or file_hash(path))
+    assert warn_of_stale(paths, because_of=[paths.labels]) == [] == read
+    assert warn_of_stale(paths, because_of=[paths.train]) and [path.name for path in read] == [paths.train.name]

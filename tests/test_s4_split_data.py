@@ -282,6 +282,20 @@ def test_a_broken_line_is_exit_2_with_file_line_and_command(tmp_path):
     assert "s1_predict_data.py" in last
 
 
+def test_of_several_wrong_files_the_first_is_told(tmp_path):
+    """Files are cut side by side, and a small one is done first."""
+    run = write_run(tmp_path)
+    for name in ("pos_train_1000", "train_1000_synthetic", "entity_train_1000_synthetic"):
+        path = run / f"{name}.jsonl"
+        path.write_text(path.read_text(encoding="utf-8") + "{\n", encoding="utf-8")
+    with pytest.raises(UserError, match="/train_1000_synthetic.jsonl:"):  # it says where the others go
+        main(cmd_args=False, file_dir=str(tmp_path), file_name="demo")
+    (run / "train_1000_synthetic.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="/pos_train_1000.jsonl:"):
+        main(cmd_args=False, file_dir=str(tmp_path), file_name="demo")
+    assert not [*run.glob("*/*.jsonl*")]
+
+
 def test_all_bad_rows_of_a_file_are_listed(tmp_path):
     run = write_run(tmp_path, synthetic=False)
     change(run / "pos_train_1000.jsonl", lambda rows: [row.update(id=f"x{row['id']}") for row in rows])

@@ -50,6 +50,18 @@ def fusion(run, size=1000, kind="fusion"):
     return run / str(size) / f"train_{size}_{kind}.jsonl"
 
 
+def test_how_tokens_join_is_what_step_4_has_found_as_long_as_the_sentences_are_the_same(tmp_path, monkeypatch):
+    cut_run(tmp_path)
+    read = []
+    really = s5.read_train
+    monkeypatch.setattr(s5, "read_train", lambda *args, **more: read.append(1) or really(*args, **more))
+    merge(tmp_path)
+    assert read == [] and manifest(fusion(tmp_path / "demo" / "GLM4"))["dense"] is True
+    edit(tmp_path / "demo" / "train_1000.jsonl", lambda rows: rows[0].update(text=["many", "words"] * 500, entities=[]))
+    merge(tmp_path)
+    assert read == [1] and manifest(fusion(tmp_path / "demo" / "GLM4"))["dense"] is False
+
+
 # --- the merge ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("size", SIZES)

@@ -18,6 +18,7 @@ from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import file_hash, read_json, write_json
 from syn_pipelines.utils.packing import form_there
 from syn_pipelines.utils.paths import RunPaths, manifest_path
+from syn_pipelines.utils.side_by_side import side_by_side
 
 log = logging.getLogger(__name__)
 # Types of what a manifest holds; "inputs" and "file" are always there.
@@ -126,15 +127,9 @@ def appeared(paths: RunPaths, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _hashes(paths: Iterable[Path], hash_of: Callable[[Path], str | None]) -> dict[Path, str | None]:
-    """sha256 by path, several at a time: a disk reads four files some four times as fast as one, and hashing leaves Python free."""
-    from concurrent.futures import ThreadPoolExecutor
-
+    """sha256 by path, several at a time: a disk can read four files some four times as fast as one."""
     files = [*dict.fromkeys(paths)]
-    pool = ThreadPoolExecutor(4)
-    try:
-        return dict(zip(files, pool.map(hash_of, files)))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return dict(zip(files, side_by_side(lambda path, _: hash_of(path), files, at_once=4)))
 
 
 def _hash_of(path: Path) -> str | None:
