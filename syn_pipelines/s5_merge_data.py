@@ -284,7 +284,7 @@ def merge_files(opts: Options, paths: RunPaths, files: Mapping[int, tuple[Path, 
 def _to_read(files: Files, largest: Files, as_written: bool) -> Files:
     """The files of a size that have to be read: not the annotations, if step 4 has cut them together with those of the largest."""
     def cut(path: Path | None) -> tuple[Any, ...]:
-        manifest = read_manifest(path) if path else {}
+        manifest = read_manifest(path) if path and os.path.lexists(path) else {}  # it may have outlived its file
         return tuple(manifest.get(name) for name in ("step", "settings", "inputs"))
     source, *modes, targets = files
     alike = all(cut(path) == cut(other) and cut(path)[0] == "s4_split_data" for path, other in zip(files[:-1], largest) if other)

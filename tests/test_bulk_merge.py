@@ -203,6 +203,20 @@ def test_a_size_that_somebody_has_edited_and_vouches_for_is_merged_as_it_is(tmp_
     assert "OTHER" in {e["entity"] for e in read_rows(run / "250" / "train_250_fusion.jsonl")[0]["entities"]}
 
 
+@pytest.mark.parametrize("file", ["250/pos_train_250", "1000/pos_train_1000", "500/entity_train_500", "250/entity_train_250_synthetic"])
+def test_a_file_that_is_gone_and_has_left_its_manifest_is_missing_in_its_size_alone(tmp_path, monkeypatch, file):
+    run = write_run(tmp_path)
+    s4.main(**flags(tmp_path))
+    (run / f"{file}.jsonl").unlink()
+    for half in ("0", "1"):
+        assert_alike(tmp_path, monkeypatch, is_syn=half)
+    mode, label = ("pos", "NOUN") if "pos" in file else ("entity", "PERSON")
+    tail, kind = ("_synthetic", "synthetic_fusion") if "synthetic" in file else ("", "fusion")
+    for size in SIZES:
+        labels = {e["entity"] for row in read_rows(run / str(size) / f"train_{size}_{kind}.jsonl") for e in row["entities"]}
+        assert (label in labels) == (f"{size}/{mode}_train_{size}{tail}" != file), (size, labels)
+
+
 def test_whole_numbers_keep_all_their_digits(tmp_path, monkeypatch):
     rows = [{**row, "code": 12345678901234567890123} for row in write_dataset(tmp_path)]
     rows[0]["entities"][0]["code"] = -9223372036854775809

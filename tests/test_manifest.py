@@ -182,3 +182,11 @@ def test_nothing_else_is_read_then(paths, monkeypatch):
     monkeypatch.setattr(manifest, "file_hash", lambda path: read.append(path) or file_hash(path))
     assert warn_of_stale(paths, because_of=[paths.labels]) == [] == read
     assert warn_of_stale(paths, because_of=[paths.train]) and [path.name for path in read] == [paths.train.name]
+
+
+@pytest.mark.parametrize("now", ["train_1000.jsonl", "train_1000.jsonl.gz"])
+def test_the_form_in_which_a_cause_lies_there_does_not_matter(paths, now):
+    publish(paths)
+    paths.train.rename(paths.dataset / now)
+    (paths.dataset / now).write_bytes(b"another content\n")
+    assert len(warn_of_stale(paths, because_of=[paths.dataset / now])) == 1

@@ -16,7 +16,7 @@ from typing import Any
 
 from syn_pipelines.utils.errors import UserError
 from syn_pipelines.utils.jsonl import file_hash, read_json, write_json
-from syn_pipelines.utils.packing import form_there
+from syn_pipelines.utils.packing import form_there, plain_path
 from syn_pipelines.utils.paths import RunPaths, manifest_path
 from syn_pipelines.utils.side_by_side import side_by_side
 
@@ -113,9 +113,9 @@ def is_current(paths: RunPaths, steps: Collection[str], settings: Mapping[str, A
 def changed_inputs(paths: RunPaths, manifest: Mapping[str, Any], folder: Path | None = None,
                    among: Collection[str] | None = None) -> list[str]:
     """Names of the inputs that are no longer what the file was made from. folder: what the names are relative to. among: look
-    at these inputs only: each that is looked at is read."""
+    at these inputs only, by their plain names: each that is looked at is read."""
     inputs = manifest.get("inputs", {})
-    looked_at = {(folder or paths.run) / name: name for name in inputs if among is None or name in among}
+    looked_at = {(folder or paths.run) / name: name for name in inputs if among is None or _plain(name) in among}
     changed = [looked_at[path] for path, sha256 in _hashes(looked_at, _hash_of).items() if sha256 != inputs[looked_at[path]]]
     return changed + [name for name in appeared(paths, manifest) if among is None or name in among]
 
@@ -124,6 +124,11 @@ def appeared(paths: RunPaths, manifest: Mapping[str, Any]) -> list[str]:
     """Names of the inputs that were not there when the file was made, and now are."""
     return [name for name in APPEARING.get(manifest.get("step", ""), ())
             if name not in manifest.get("inputs", {}) and os.path.lexists(paths.run / name)]
+
+
+def _plain(name: str) -> str:
+    """The name of an input, the same for all forms of a file."""
+    return plain_path(Path(name)).as_posix()
 
 
 def _hashes(paths: Iterable[Path], hash_of: Callable[[Path], str | None]) -> dict[Path, str | None]:
@@ -145,7 +150,7 @@ def stale_files(paths: RunPaths, among: Iterable[Path] | None = None,
 
     among: look at these files only; all files of the run by default. because_of: look at these inputs only.
     """
-    causes = None if because_of is None else {Path(os.path.relpath(path, paths.run)).as_posix() for path in because_of}
+    causes = None if because_of is None else {_plain(os.path.relpath(path, paths.run)) for path in because_of}
     if among is None:
         manifests = sorted(paths.run.rglob("*.manifest.json"))
     else:
