@@ -174,14 +174,10 @@ def merge_half(opts: Options, paths: RunPaths, labels: Labels, dense: bool, summ
 
 
 def _kept(opts: Options, paths: RunPaths, merger: Merger, kind: str) -> dict[int, Merged]:
-    """What is in the files of a half, as their manifests say, if these are all up to date and hold no predictions; else nothing.
-
-    A file that got another name just now, for it is to be compressed, is not up to date.
-    """
+    """What is in the files of a half, as their manifests say, if these are all up to date and hold no predictions; else nothing."""
     files = {size: paths.sized(size, f"train_{{n}}_{kind}") for size in SIZES}
     predicted = any(Path(f"{size}/train_{size}_synthetic_target.jsonl") in _inputs_of(path) for size, path in files.items())
-    renamed = any(read_manifest(path).get("file") != path.name for path in files.values())
-    if predicted or renamed or not is_current(paths, {STEP}, settings_of(opts), [*files.values(), paths.label_file(kind)]):
+    if predicted or not is_current(paths, {STEP}, settings_of(opts), [*files.values(), paths.label_file(kind)]):
         return {}
     kept = {size: merger.afresh() for size in files}
     try:
