@@ -356,7 +356,8 @@ def _row(line: bytes, sentence: bytes, keys: Sequence[bytes], tokens: list[str],
     """A row about the sentence with these tokens; where both are as written and begin alike, from the last of these keys on: the
     text, and a reply, take most of the time to parse.
 
-    sentence: its line where it begins with id and text, else b"". keys: the first stands behind the text. No text can hold one: there a quote stands behind a backslash.
+    sentence: its line where it begins with id and text, else b"". keys: the first stands behind the text. No text can hold one:
+    there a quote stands behind a backslash.
     """
     if sentence and (end := line.find(keys[0])) > 0 and sentence.startswith(line[:end]) and (at := line.find(keys[-1], end)) > 0:
         return _object(b"{" + line[at + 2:], parse)

@@ -114,9 +114,10 @@ def changed_inputs(paths: RunPaths, manifest: Mapping[str, Any], folder: Path | 
                    among: Collection[str] | None = None) -> list[str]:
     """Names of the inputs that are no longer what the file was made from. folder: what the names are relative to. among: look
     at these inputs only, by their plain names: each that is looked at is read."""
-    inputs = manifest.get("inputs", {})
-    looked_at = {(folder or paths.run) / name: name for name in inputs if among is None or _plain(name) in among}
-    changed = [looked_at[path] for path, sha256 in _hashes(looked_at, _hash_of).items() if sha256 != inputs[looked_at[path]]]
+    then = manifest.get("inputs", {})
+    files = {name: (folder or paths.run) / name for name in then if among is None or _plain(name) in among}
+    now = _hashes(files.values(), _hash_of)
+    changed = [name for name, path in files.items() if now[path] != then[name]]
     return changed + [name for name in appeared(paths, manifest) if among is None or name in among]
 
 
